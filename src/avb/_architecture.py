@@ -1,0 +1,113 @@
+"""The networks and the likelihood that all presets share. Imports JAX only when it builds."""
+
+import dataclasses
+from typing import TYPE_CHECKING, Literal, get_args
+
+from avb._errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from avb._types import Key
+    from avb.models import AbstractLikelihood, LatentVariableModel
+
+Network = Literal["mlp", "conv"]
+Likelihood = Literal[
+    "bernoulli", "normal", "pixel-normal", "categorical", "poisson", "negative-binomial"
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """Shapes, networks and likelihood, the same for every method that is compared.
+
+    Attributes:
+        data_shape: Shape of one datum.
+        latent_dim: Number of latent dimensions d.
+        network: ``"mlp"``, or ``"conv"`` for images.
+        width: Units of each hidden layer.
+        depth: Hidden layers of the fully connected networks.
+        likelihood: A name, or any :class:`~avb.models.AbstractLikelihood`. ``"normal"``
+            has a decoded scale, ``"pixel-normal"`` a learned one for each element.
+        num_classes: Classes of the categorical likelihood.
+        input_shift: Subtracted from what the encoder sees; the data's mean.
+        input_scale: Divides what the encoder sees; the data's standard deviation.
+
+    Raises:
+        ConfigError: A size that is not positive, or an unknown name.
+    """
+
+    data_shape: tuple[int, ...]
+    latent_dim: int = 8
+    network: Network = "mlp"
+    width: int = 300
+    depth: int = 2
+    likelihood: "Likelihood | AbstractLikelihood" = "bernoulli"
+    num_classes: int = 256
+    input_shift: float = 0.0
+    input_scale: float = 1.0
+
+    def __post_init__(self):
+        for name in ("latent_dim", "width", "depth"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        if not self.data_shape or min(self.data_shape) < 1:
+            raise ConfigError(f"data_shape: expected positive sizes, got {self.data_shape}")
+        if self.network not in get_args(Network):
+            raise ConfigError(
+                f"network: expected one of {', '.join(get_args(Network))}, got {self.network!r}"
+            )
+        known = get_args(Likelihood)
+        if isinstance(self.likelihood, str) and self.likelihood not in known:
+            raise ConfigError(
+                f"likelihood: expected one of {', '.join(known)}, got {self.likelihood!r}"
+            )
+        if not self.input_scale > 0:
+            raise ConfigError(f"input_scale: expected a positive number, got {self.input_scale}")
+
+    def build_likelihood(self) -> "AbstractLikelihood":
+        """The likelihood as an object."""
+        from avb import models
+
+        if not isinstance(self.likelihood, str):
+            return self.likelihood
+        make = {
+            "bernoulli": models.Bernoulli,
+            "normal": models.DecodedNormal,
+            "pixel-normal": lambda: models.PixelNormal(self.data_shape),
+            "categorical": lambda: models.Categorical(self.num_classes),
+            "poisson": models.Poisson,
+            "negative-binomial": models.NegativeBinomial,
+        }
+        return make[self.likelihood]()
+
+    def build_encoder(self, *, key: "Key") -> "Callable":
+        """A network from one datum to a feature vector of length ``width``."""
+        from avb import nets
+
+        shift, scale = self.input_shift, self.input_scale
+        if self.network == "conv":
+            return nets.ConvEncoder(
+                self.data_shape, width=self.width, shift=shift, scale=scale, key=key
+            )
+        return nets.MLPEncoder(
+            self.data_shape, width=self.width, depth=self.depth, shift=shift, scale=scale, key=key
+        )
+
+    def build_model(self, *, key: "Key") -> "LatentVariableModel":
+        """Standard normal prior, decoder and likelihood."""
+        from avb import nets
+        from avb.models import LatentVariableModel
+        from avb.models._latent import standard_normal
+
+        likelihood = self.build_likelihood()
+        out_shape = (likelihood.num_parameters, *self.data_shape)
+        if self.network == "conv":
+            decoder = nets.ConvDecoder(self.latent_dim, out_shape, width=self.width, key=key)
+        else:
+            decoder = nets.MLPDecoder(
+                self.latent_dim, out_shape, width=self.width, depth=self.depth, key=key
+            )
+        return LatentVariableModel(
+            standard_normal(self.latent_dim), decoder, likelihood, self.data_shape
+        )

@@ -1,0 +1,147 @@
+"""A model and its posterior, and how the posterior's density is stood in for."""
+
+import equinox as eqx
+import jax.numpy as jnp
+
+from avb._check import expect_equal
+from avb._errors import ConfigError
+from avb.contrasts import AbstractContrast, AnchoredSelfContrast, SelfContrast
+from avb.critics import AbstractCritic
+from avb.models import LatentVariableModel
+from avb.objectives import AbstractObjective
+from avb.posteriors import (
+    AbstractPosterior,
+    AbstractTractablePosterior,
+    SemiImplicitPosterior,
+)
+from avb.posteriors._base import feature_size
+
+
+class Method(eqx.Module):
+    """The parts of one way to train p(x, z) and q(z|x) together.
+
+    Which bound training climbs follows from the parts:
+
+    ============================  ====================================================
+    parts                         log q(z|x) in the ELBO
+    ============================  ====================================================
+    tractable posterior alone     exact; with ``importance_samples`` > 1 the bound of
+                                  Burda, Grosse & Salakhutdinov (2016)
+    ``SelfContrast``, no critic   a mixture of conditionals, a lower bound of the ELBO
+                                  (Yin & Zhou 2018)
+    contrast, critic, objective   log r(z|x) + T(x, z): an estimate, not a bound
+                                  (Mescheder, Nowozin & Geiger 2017, eq. 3.8)
+    ============================  ====================================================
+
+    Args:
+        model: p(x, z).
+        posterior: q(z|x).
+        contrast: r(z|x), if any.
+        critic: T(x, z), if any.
+        objective: What the critic minimises.
+        importance_samples: Draws in the importance-weighted bound; 1 gives the ELBO.
+        contrast_draws: Draws of r a datum for the critic.
+
+    Raises:
+        ConfigError: Parts that do not fit each other; the message names the mend.
+    """
+
+    model: LatentVariableModel
+    posterior: AbstractPosterior
+    contrast: AbstractContrast | SelfContrast | None = None
+    critic: AbstractCritic | None = None
+    objective: AbstractObjective | None = None
+    importance_samples: int = eqx.field(static=True, default=1)
+    contrast_draws: int = eqx.field(static=True, default=1)
+
+    def __check_init__(self):
+        expect_equal(
+            "latent dimensions of the posterior", self.model.latent_dim, self.posterior.latent_dim
+        )
+        feature_size(self.posterior.encoder, self.model.data_shape)
+        for name in ("importance_samples", "contrast_draws"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        if self.critic is None:
+            self._check_without_critic()
+        else:
+            self._check_with_critic()
+
+    def _check_without_critic(self) -> None:
+        name = type(self.posterior).__name__
+        tractable = isinstance(self.posterior, AbstractTractablePosterior)
+        if self.objective is not None:
+            raise ConfigError("an objective without a critic: give both or neither")
+        if isinstance(self.contrast, AbstractContrast):
+            raise ConfigError(
+                f"{type(self.contrast).__name__} without a critic is not a bound on the ELBO: "
+                "give a critic and an objective, or use SelfContrast with a semi-implicit posterior"
+            )
+        if self.contrast is None and not tractable:
+            raise ConfigError(
+                f"{name} has no density: expected a contrast with a critic, or SelfContrast for a "
+                "semi-implicit posterior, got neither"
+            )
+        if isinstance(self.contrast, SelfContrast) and not isinstance(
+            self.posterior, SemiImplicitPosterior
+        ):
+            raise ConfigError(f"SelfContrast: expected a SemiImplicitPosterior, got {name}")
+        if self.importance_samples > 1 and not (tractable and self.contrast is None):
+            raise ConfigError(
+                f"importance_samples = {self.importance_samples} needs a posterior with a density "
+                f"and no contrast, got {name}; use GaussianPosterior or FlowPosterior"
+            )
+
+    def _check_with_critic(self) -> None:
+        if not isinstance(self.contrast, AbstractContrast):
+            raise ConfigError(
+                "a critic needs a contrast that is a density of z: expected PriorContrast, "
+                "MomentContrast, GaussianContrast, FlowContrast or AnchoredSelfContrast, "
+                f"got {'none' if self.contrast is None else type(self.contrast).__name__}"
+            )
+        if self.objective is None:
+            raise ConfigError(
+                "a critic needs an objective: KLDual, Logistic, WeightedLogistic, "
+                "DonskerVaradhan or LeastSquares"
+            )
+        if self.importance_samples > 1:
+            raise ConfigError(
+                f"importance_samples = {self.importance_samples} with a critic: the weights would "
+                "be estimates; expected 1"
+            )
+        if isinstance(self.contrast, AnchoredSelfContrast):
+            if not isinstance(self.posterior, SemiImplicitPosterior):
+                raise ConfigError(
+                    "AnchoredSelfContrast: expected a SemiImplicitPosterior, "
+                    f"got {type(self.posterior).__name__}"
+                )
+            expect_equal(
+                "noise variables of the self contrast",
+                self.posterior.noise_dim,
+                self.contrast.anchors.shape[1],
+            )
+        self._check_shapes_of_critic()
+
+    def _check_shapes_of_critic(self) -> None:
+        """A critic or contrast of other sizes fails here, not inside a compiled step."""
+        import jax
+
+        def value(method: "Method", x, z, key):
+            features = method.posterior.encoder(x)
+            density = method.contrast.condition(
+                method.posterior, method.model.fixed_prior, features, key
+            )
+            seen = method.critic.features(x, features)
+            return method.critic.evaluate(seen, density.whiten(z))
+
+        x = jax.ShapeDtypeStruct(self.model.data_shape, jnp.float32)
+        z = jax.ShapeDtypeStruct((self.model.latent_dim,), jnp.float32)
+        try:
+            out = eqx.filter_eval_shape(value, self, x, z, jax.random.key(0))
+        except TypeError as error:
+            size = feature_size(self.posterior.encoder, self.model.data_shape)
+            raise ConfigError(
+                f"the critic or the contrast does not fit the posterior: expected {size} features "
+                f"and {self.model.latent_dim} latent dimensions ({error})"
+            ) from error
+        expect_equal("shape of the critic's output", (), out.shape)

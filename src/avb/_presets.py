@@ -1,0 +1,112 @@
+"""Presets: plain functions that put ordinary parts together, all on the same networks."""
+
+from collections.abc import Callable
+
+import jax
+
+from avb._architecture import Architecture
+from avb._method import Method
+from avb._types import Key
+from avb.contrasts import AnchoredSelfContrast, GaussianContrast, PriorContrast, SelfContrast
+from avb.critics import ResidualCritic
+from avb.objectives import Logistic
+from avb.posteriors import (
+    FlowPosterior,
+    GaussianPosterior,
+    ImplicitPosterior,
+    SemiImplicitPosterior,
+)
+
+
+def _split(architecture: Architecture, key: Key) -> tuple:
+    """Model and encoder from the same keys in every preset, and keys for the rest."""
+    key_model, key_encoder, key_posterior, key_contrast, key_critic = jax.random.split(key, 5)
+    model = architecture.build_model(key=key_model)
+    encoder = architecture.build_encoder(key=key_encoder)
+    shapes = {"data_shape": architecture.data_shape, "latent_dim": architecture.latent_dim}
+    return model, encoder, shapes, key_posterior, key_contrast, key_critic
+
+
+def gaussian_vae(architecture: Architecture, *, key: Key) -> Method:
+    """A plain variational autoencoder: diagonal Gaussian posterior, exact ELBO.
+
+    References:
+        Kingma & Welling (2014), https://arxiv.org/abs/1312.6114.
+    """
+    model, encoder, shapes, key_posterior, _, _ = _split(architecture, key)
+    return Method(model, GaussianPosterior(encoder, **shapes, key=key_posterior))
+
+
+def iwae(architecture: Architecture, *, importance_samples: int = 8, key: Key) -> Method:
+    """Diagonal Gaussian posterior trained on the importance-weighted bound.
+
+    References:
+        Burda, Grosse & Salakhutdinov (2016), https://arxiv.org/abs/1509.00519.
+    """
+    model, encoder, shapes, key_posterior, _, _ = _split(architecture, key)
+    posterior = GaussianPosterior(encoder, **shapes, key=key_posterior)
+    return Method(model, posterior, importance_samples=importance_samples)
+
+
+def flow_vae(architecture: Architecture, *, key: Key) -> Method:
+    """Conditional coupling-flow posterior, exact ELBO.
+
+    References:
+        Rezende & Mohamed (2015), https://arxiv.org/abs/1505.05770.
+    """
+    model, encoder, shapes, key_posterior, _, _ = _split(architecture, key)
+    return Method(model, FlowPosterior(encoder, **shapes, key=key_posterior))
+
+
+def sivi(architecture: Architecture, *, num_components: int = 16, key: Key) -> Method:
+    """Semi-implicit posterior with self contrast and no critic: a lower bound of the ELBO.
+
+    References:
+        Yin & Zhou (2018), https://arxiv.org/abs/1805.11183.
+    """
+    model, encoder, shapes, key_posterior, _, _ = _split(architecture, key)
+    posterior = SemiImplicitPosterior(encoder, **shapes, key=key_posterior)
+    return Method(model, posterior, SelfContrast(num_components))
+
+
+def avb(architecture: Architecture, *, key: Key) -> Method:
+    """Implicit posterior, prior contrast, logistic critic: AVB as first published.
+
+    References:
+        Mescheder, Nowozin & Geiger (2017), https://arxiv.org/abs/1701.04722, algorithm 1.
+    """
+    model, encoder, shapes, key_posterior, _, key_critic = _split(architecture, key)
+    posterior = ImplicitPosterior(encoder, **shapes, key=key_posterior)
+    critic = ResidualCritic(architecture.width, architecture.latent_dim, key=key_critic)
+    return Method(model, posterior, PriorContrast(), critic, Logistic())
+
+
+def avb_adaptive(architecture: Architecture, *, key: Key) -> Method:
+    """Implicit posterior, learned full-covariance Gaussian contrast, logistic critic.
+
+    References:
+        Mescheder, Nowozin & Geiger (2017), https://arxiv.org/abs/1701.04722, section 3.3;
+        the contrast's moments are learned here instead of sampled.
+    """
+    model, encoder, shapes, key_posterior, key_contrast, key_critic = _split(architecture, key)
+    posterior = ImplicitPosterior(encoder, **shapes, key=key_posterior)
+    contrast = GaussianContrast(architecture.width, architecture.latent_dim, key=key_contrast)
+    critic = ResidualCritic(architecture.width, architecture.latent_dim, key=key_critic)
+    return Method(model, posterior, contrast, critic, Logistic())
+
+
+def avb_self(architecture: Architecture, *, num_components: int = 16, key: Key) -> Method:
+    """Semi-implicit posterior, self contrast with fixed noise, logistic critic for the rest."""
+    model, encoder, shapes, key_posterior, key_contrast, key_critic = _split(architecture, key)
+    posterior = SemiImplicitPosterior(encoder, **shapes, key=key_posterior)
+    contrast = AnchoredSelfContrast(
+        posterior.noise_dim, num_components=num_components, key=key_contrast
+    )
+    critic = ResidualCritic(architecture.width, architecture.latent_dim, key=key_critic)
+    return Method(model, posterior, contrast, critic, Logistic())
+
+
+PRESETS: dict[str, Callable[..., Method]] = {
+    preset.__name__: preset
+    for preset in (gaussian_vae, iwae, flow_vae, avb, avb_adaptive, sivi, avb_self)
+}

@@ -1,0 +1,82 @@
+"""Self contrast: mixtures of a semi-implicit posterior's own conditionals."""
+
+from typing import ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpyro.distributions as dist
+import scipy.stats
+from jaxtyping import Array, Float
+
+from avb._errors import ConfigError
+from avb._types import Features, Key
+from avb.contrasts._base import AbstractContrast
+from avb.densities import GaussianMixture
+from avb.posteriors import AbstractPosterior, SemiImplicitPosterior
+
+
+def mixture(
+    posterior: SemiImplicitPosterior, features: Features, noise: Float[Array, "k e"]
+) -> GaussianMixture:
+    """(1/K) Σ_k q(z|x, ε_k) for given mixing variables."""
+    return GaussianMixture(posterior.components(features, noise))
+
+
+class SelfContrast(eqx.Module):
+    """The mixture over the draw's own noise and K fresh ones: a bound without a critic.
+
+    With ε₀ the noise that made z, 1/(K+1) Σ_{k=0..K} q(z|x, ε_k) replaces q(z|x): its
+    expectation bounds the ELBO from below and tightens as K grows. It is not a density of
+    z alone, hence no contrast for a critic: averaged over fresh ε its draws are draws of
+    q, and there would be nothing to learn. :class:`AnchoredSelfContrast` is.
+
+    Args:
+        num_components: K, the number of fresh mixing variables; they are shared by the
+            data of a batch.
+
+    Raises:
+        ConfigError: K is not positive.
+
+    References:
+        Yin & Zhou (2018), https://arxiv.org/abs/1805.11183, eq. 8.
+    """
+
+    num_components: int = eqx.field(static=True, default=16)
+
+    def __check_init__(self):
+        if self.num_components < 1:
+            raise ConfigError(
+                f"components of the self contrast: expected at least 1, got {self.num_components}"
+            )
+
+
+class AnchoredSelfContrast(AbstractContrast):
+    """r(z|x) = (1/K) Σ_k q(z|x, ε_k) with ε₁ … ε_K fixed once and for all.
+
+    The anchors are a low-discrepancy set, so that few of them cover the noise; a critic
+    learns what remains between r and q.
+
+    Args:
+        noise_dim: Mixing variables of the semi-implicit posterior.
+        num_components: K; a power of two keeps the set balanced.
+        key: PRNG key (the scrambling of the Sobol sequence).
+    """
+
+    anchors: Float[Array, "k e"]
+    is_learned: ClassVar[bool] = False
+
+    def __init__(self, noise_dim: int, *, num_components: int = 16, key: Key):
+        seed = int(jax.random.randint(key, (), 0, jnp.iinfo(jnp.int32).max))
+        sampler = scipy.stats.qmc.MultivariateNormalQMC([0.0] * noise_dim, rng=seed)
+        self.anchors = jnp.asarray(sampler.random(num_components), jnp.float32)
+
+    def condition(  # noqa: D102
+        self, posterior: AbstractPosterior, prior: dist.Distribution, features: Features, key: Key
+    ) -> GaussianMixture:
+        if not isinstance(posterior, SemiImplicitPosterior):
+            raise ConfigError(
+                "the self contrast needs a semi-implicit posterior, "
+                f"got {type(posterior).__name__}; use SemiImplicitPosterior or GaussianContrast"
+            )
+        return mixture(posterior, features, jax.lax.stop_gradient(self.anchors))

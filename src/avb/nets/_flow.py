@@ -1,0 +1,62 @@
+"""A conditional flow over latent vectors, from features: shared by posterior and contrast."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from flowjax.distributions import Normal, Transformed
+from flowjax.flows import coupling_flow
+
+from avb._errors import ConfigError
+from avb._types import Features, Key
+from avb.densities import DiagonalGaussian, FlowDensity
+from avb.densities._scale import bounded_log_scale
+
+CONDITION_SIZE = 32
+
+
+class FlowHead(eqx.Module):
+    """From features of one datum to a :class:`~avb.densities.FlowDensity`.
+
+    Args:
+        feature_size: Length of the feature vector.
+        latent_dim: Number of latent dimensions d, at least 2.
+        layers: Number of coupling layers.
+        width: Hidden units of each layer's conditioner.
+        key: PRNG key.
+
+    Raises:
+        ConfigError: Fewer than two latent dimensions.
+    """
+
+    linear: eqx.nn.Linear
+    flow: Transformed
+    latent_dim: int = eqx.field(static=True)
+
+    def __init__(
+        self, feature_size: int, latent_dim: int, *, layers: int = 4, width: int = 64, key: Key
+    ):
+        if latent_dim < 2:
+            raise ConfigError(
+                f"a coupling flow needs at least 2 latent dimensions, got {latent_dim}; "
+                "use method 'gaussian_vae' or 'sivi' for one"
+            )
+        key_linear, key_flow = jax.random.split(key)
+        size = 2 * latent_dim + CONDITION_SIZE
+        self.linear = eqx.nn.Linear(feature_size, size, key=key_linear)
+        self.flow = coupling_flow(
+            key_flow,
+            base_dist=Normal(jnp.zeros(latent_dim)),
+            cond_dim=CONDITION_SIZE,
+            flow_layers=layers,
+            nn_width=width,
+            nn_activation=jax.nn.silu,
+        )
+        self.latent_dim = latent_dim
+
+    def __call__(self, features: Features) -> FlowDensity:
+        """The density for one datum."""
+        loc, log_scale, condition = jnp.split(
+            self.linear(features), (self.latent_dim, 2 * self.latent_dim)
+        )
+        base = DiagonalGaussian(loc, bounded_log_scale(log_scale))
+        return FlowDensity(base, self.flow, condition)

@@ -1,0 +1,136 @@
+"""Purely implicit posteriors z = g(x, ε): samplers without a density."""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from avb._errors import ConfigError
+from avb._types import Features, Key, Latent, Shape
+from avb.posteriors._base import AbstractPosterior, feature_size
+from avb.posteriors._gaussian import diagonal_from
+
+
+class ImplicitPosterior(AbstractPosterior):
+    """z = g(x, ε) with the noise as an input of the network.
+
+    g is a location-scale map of the first d noise variables plus a network of features
+    and all noise variables. The first part makes training start as a Gaussian posterior
+    would; the second bends it into any shape. Draws for one datum share its features.
+
+    Args:
+        encoder: Features of one datum.
+        data_shape: Shape of one datum.
+        latent_dim: Number of latent dimensions d.
+        noise_dim: Number of noise variables, at least d; by default ``2 d``.
+        width: Hidden units of the noise network.
+        depth: Hidden layers of the noise network.
+        key: PRNG key.
+
+    Raises:
+        ConfigError: Fewer noise variables than latent dimensions: q would have no density.
+
+    References:
+        Mescheder, Nowozin & Geiger (2017), https://arxiv.org/abs/1701.04722, fig. 2.
+    """
+
+    encoder: Callable
+    head: eqx.nn.Linear
+    network: eqx.nn.MLP
+    latent_dim: int = eqx.field(static=True)
+    noise_dim: int = eqx.field(static=True)
+
+    def __init__(
+        self,
+        encoder: Callable,
+        *,
+        data_shape: Shape,
+        latent_dim: int,
+        noise_dim: int | None = None,
+        width: int = 128,
+        depth: int = 2,
+        key: Key,
+    ):
+        noise_dim = 2 * latent_dim if noise_dim is None else noise_dim
+        if noise_dim < latent_dim:
+            raise ConfigError(
+                f"noise variables of an implicit posterior: expected at least latent_dim = "
+                f"{latent_dim}, got {noise_dim}; with fewer its draws fill no volume"
+            )
+        size = feature_size(encoder, data_shape)
+        key_head, key_network = jax.random.split(key)
+        self.encoder = encoder
+        self.head = eqx.nn.Linear(size, 2 * latent_dim + width, key=key_head)
+        self.network = eqx.nn.MLP(
+            width + noise_dim, latent_dim, width, depth, activation=jax.nn.silu, key=key_network
+        )
+        self.latent_dim = latent_dim
+        self.noise_dim = noise_dim
+
+    def draw(self, features: Features, key: Key) -> Latent:  # noqa: D102
+        noise = jax.random.normal(key, (self.noise_dim,))
+        raw = self.head(features)
+        base = diagonal_from(raw[: 2 * self.latent_dim], self.latent_dim)
+        scale = jnp.exp(base.log_scale)
+        bend = self.network(jnp.concatenate([raw[2 * self.latent_dim :], noise]))
+        return base.loc + scale * (noise[: self.latent_dim] + bend)
+
+
+class BasisPosterior(AbstractPosterior):
+    """z = z₀(x) + Σᵢ aᵢ(x) ⊙ vᵢ(εᵢ), the encoder of the paper's image experiments.
+
+    The noise networks vᵢ do not see the datum, so that moments of q(z|x) are cheap.
+
+    Args:
+        encoder: Features of one datum.
+        data_shape: Shape of one datum.
+        latent_dim: Number of latent dimensions d.
+        num_basis: Number of noise networks.
+        noise_dim: Noise variables of each network; by default d.
+        width: Hidden units of each noise network.
+        key: PRNG key.
+
+    References:
+        Mescheder, Nowozin & Geiger (2017), https://arxiv.org/abs/1701.04722, section 4 and
+        supplement: the architecture with adaptive contrast.
+    """
+
+    encoder: Callable
+    head: eqx.nn.Linear
+    basis: eqx.nn.MLP
+    latent_dim: int = eqx.field(static=True)
+    num_basis: int = eqx.field(static=True)
+    noise_dim: int = eqx.field(static=True)
+
+    def __init__(
+        self,
+        encoder: Callable,
+        *,
+        data_shape: Shape,
+        latent_dim: int,
+        num_basis: int = 16,
+        noise_dim: int | None = None,
+        width: int = 64,
+        key: Key,
+    ):
+        size = feature_size(encoder, data_shape)
+        key_head, key_basis = jax.random.split(key)
+        self.encoder = encoder
+        self.head = eqx.nn.Linear(size, (1 + num_basis) * latent_dim, key=key_head)
+        self.latent_dim = latent_dim
+        self.num_basis = num_basis
+        self.noise_dim = latent_dim if noise_dim is None else noise_dim
+
+        def network(key: Key) -> eqx.nn.MLP:
+            return eqx.nn.MLP(
+                self.noise_dim, latent_dim, width, 2, activation=jax.nn.silu, key=key
+            )
+
+        self.basis = eqx.filter_vmap(network)(jax.random.split(key_basis, num_basis))
+
+    def draw(self, features: Features, key: Key) -> Latent:  # noqa: D102
+        noise = jax.random.normal(key, (self.num_basis, self.noise_dim))
+        vectors = eqx.filter_vmap(lambda network, e: network(e))(self.basis, noise)
+        raw = self.head(features).reshape(1 + self.num_basis, self.latent_dim)
+        return raw[0] + jnp.sum(raw[1:] * vectors, axis=0)

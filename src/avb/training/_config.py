@@ -1,0 +1,54 @@
+"""Settings of a training run. Imports no JAX, so that the command line starts quickly."""
+
+import dataclasses
+import math
+
+from avb._errors import ConfigError
+
+
+@dataclasses.dataclass(frozen=True)
+class FitConfig:
+    """How to train; the defaults suit all presets.
+
+    Attributes:
+        epochs: Passes over the training data.
+        batch_size: Data a step.
+        learning_rate: Adam's peak rate for model and posterior.
+        critic_learning_rate: Adam's peak rate for critic and learned contrast.
+        final_rate: The rates fall along a cosine to this share of their peak.
+        critic_steps: Critic updates a model update.
+        critic_warmup: Steps in which only critic and contrast learn.
+        kl_warmup: Epochs over which the weight of log p(z) − log q(z|x) rises from 0 to 1.
+        clip_norm: Each player's gradient is scaled down to at most this global norm.
+        ema_decay: Decay a step of the parameter average that is evaluated; 0 turns it off.
+        max_skipped: Training stops after this many non-finite steps in a row.
+    """
+
+    epochs: int = 50
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    critic_learning_rate: float = 2e-3
+    final_rate: float = 0.05
+    critic_steps: int = 1
+    critic_warmup: int = 200
+    kl_warmup: float = 0.0
+    clip_norm: float = 500.0
+    ema_decay: float = 0.999
+    max_skipped: int = 20
+
+    def __post_init__(self):
+        for name in ("epochs", "batch_size", "critic_steps", "max_skipped"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        for name in ("learning_rate", "critic_learning_rate", "clip_norm"):
+            value = getattr(self, name)
+            if not (value > 0 and math.isfinite(value)):
+                raise ConfigError(f"{name}: expected a positive number, got {value}")
+        for name in ("critic_warmup", "kl_warmup"):
+            value = getattr(self, name)
+            if not (value >= 0 and math.isfinite(value)):
+                raise ConfigError(f"{name}: expected zero or more, got {value}")
+        if not 0 <= self.ema_decay < 1:
+            raise ConfigError(f"ema_decay: expected a number in [0, 1), got {self.ema_decay}")
+        if not 0 < self.final_rate <= 1:
+            raise ConfigError(f"final_rate: expected a number in (0, 1], got {self.final_rate}")

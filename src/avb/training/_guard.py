@@ -1,0 +1,70 @@
+"""Non-finite steps: named by the part at fault, counted, skipped."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int32, PyTree
+
+from avb._types import Scalar
+from avb.training._losses import Terms
+
+PARTS = ("encoder", "decoder", "contrast", "critic")
+
+
+class Faults(eqx.Module):
+    """Counts of skipped steps.
+
+    Attributes:
+        by_part: Skipped steps in all, by the part at fault, in the order of ``PARTS``.
+        in_a_row: Skipped steps since the last good one.
+        last: Index of the part at fault in the last skipped step.
+    """
+
+    by_part: Int32[Array, " 4"]
+    in_a_row: Int32[Array, ""]
+    last: Int32[Array, ""]
+
+    @classmethod
+    def none(cls) -> "Faults":
+        """No step skipped."""
+        zero = jnp.zeros((), jnp.int32)
+        return cls(jnp.zeros(len(PARTS), jnp.int32), zero, zero)
+
+    def after(self, ok: Bool[Array, ""], part: Int32[Array, ""]) -> "Faults":
+        """The counts after one more step."""
+        one = jnp.where(ok, 0, 1).astype(jnp.int32)
+        return Faults(
+            by_part=self.by_part.at[part].add(one),
+            in_a_row=(self.in_a_row + one) * one,
+            last=jnp.where(ok, self.last, part),
+        )
+
+
+def squared_norm(tree: PyTree) -> Scalar:
+    """Sum of squares over all leaves.
+
+    Each leaf is first summed over its leading axes: XLA's CPU code vectorises that, and
+    not a sum to a scalar.
+    """
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if eqx.is_inexact_array(leaf)]
+    rows = [jnp.sum(leaf.reshape(-1, leaf.shape[-1]) ** 2, axis=0) for leaf in leaves if leaf.ndim]
+    scalars = [leaf**2 for leaf in leaves if not leaf.ndim]
+    return sum((jnp.sum(row) for row in rows), jnp.zeros(())) + sum(scalars, jnp.zeros(()))
+
+
+def part_at_fault(
+    terms: Terms, squared_norms: Float[Array, " 4"]
+) -> tuple[Bool[Array, ""], Int32[Array, ""]]:
+    """Whether a step is finite, and if not the first part in the order of evaluation.
+
+    A NaN made by one part spreads to the values and the gradients of those after it, so
+    values are looked at first, in the order in which they are computed, then gradients.
+    """
+    values = jnp.stack([terms.latent, terms.log_likelihood, terms.log_contrast, terms.critic])
+    bad_values = ~jnp.isfinite(values)
+    bad_values = bad_values.at[3].set(bad_values[3] | ~jnp.isfinite(terms.critic_loss))
+    bad_gradients = ~jnp.isfinite(squared_norms)
+    bad = jnp.where(jnp.any(bad_values), bad_values, bad_gradients)
+    return ~jnp.any(bad), jnp.argmax(bad).astype(jnp.int32)
+
+

@@ -1,0 +1,227 @@
+"""The losses of both players, each term of the ELBO computed in one place.
+
+The gradient reaches the posterior through z only: r, T and the density of q are held
+constant where the ELBO is evaluated ("sticking the landing", Roeder, Wu & Duvenaud 2017),
+which is unbiased because E_q[∇_φ log q(z|x)] = 0, and has zero variance where q is exact.
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, PyTree
+
+from avb._method import Method
+from avb._types import Key, Scalar
+from avb.contrasts import SelfContrast
+from avb.contrasts._self import mixture
+from avb.posteriors import AbstractTractablePosterior, SemiImplicitPosterior
+
+Data = Float[Array, "n ..."]
+
+
+class Terms(eqx.Module):
+    """What a step measures, as means over the batch, in nats per datum.
+
+    Attributes:
+        elbo: log_likelihood + log_prior − log_contrast − critic. What it is (exact, a
+            bound, an estimate) follows from the method.
+        log_likelihood: log p(x|z).
+        log_prior: log p(z).
+        log_contrast: log q(z|x) where the density is exact, else log r(z|x).
+        critic: T(x, z) at posterior draws, after the objective's offset.
+        critic_loss: The critic's objective.
+        latent: Sum of z, kept only to tell whether the draws are finite.
+    """
+
+    elbo: Scalar
+    log_likelihood: Scalar
+    log_prior: Scalar
+    log_contrast: Scalar
+    critic: Scalar
+    critic_loss: Scalar
+    latent: Scalar
+
+
+def stop(tree: PyTree) -> PyTree:
+    """The same tree, held constant for every gradient."""
+    arrays, rest = eqx.partition(tree, eqx.is_array)
+    return eqx.combine(lax.stop_gradient(arrays), rest)
+
+
+def total_loss(method: Method, x: Data, key: Key, beta: Scalar) -> tuple[Scalar, Terms]:
+    """The sum of both players' losses; each player's parameters see only their own.
+
+    Args:
+        method: All parts.
+        x: A batch of data, of shape ``(n, *data_shape)``.
+        key: PRNG key.
+        beta: Weight of log p(z) − log q(z|x), 1 but for the KL warm-up.
+
+    Returns:
+        The loss and the terms, in nats per datum.
+    """
+    features = jax.vmap(method.posterior.encoder)(x)
+    if method.importance_samples > 1:
+        return _importance_weighted(method, x, features, key, beta)
+    if isinstance(method.contrast, SelfContrast):
+        return _semi_implicit(method, x, features, key, beta)
+    if method.critic is None:
+        return _exact(method, x, features, key, beta)
+    return _adversarial(method, x, features, key, beta)
+
+
+def _elbo(
+    method: Method,
+    x: Data,
+    z: Float[Array, "n d"],
+    log_contrast: Float[Array, " n"],
+    critic: Float[Array, " n"],
+    beta: Scalar,
+    critic_loss: Scalar,
+) -> tuple[Scalar, Terms]:
+    """The model's loss and all terms, from one posterior draw a datum."""
+    log_likelihood = jnp.mean(jax.vmap(method.model.log_likelihood)(x, z))
+    log_prior = jnp.mean(jax.vmap(method.model.log_prior)(z))
+    mean_contrast, mean_critic = jnp.mean(log_contrast), jnp.mean(critic)
+    divergence = mean_contrast + mean_critic - log_prior
+    terms = Terms(
+        elbo=log_likelihood - divergence,
+        log_likelihood=log_likelihood,
+        log_prior=log_prior,
+        log_contrast=mean_contrast,
+        critic=mean_critic,
+        critic_loss=critic_loss,
+        latent=jnp.sum(z),
+    )
+    return beta * divergence - log_likelihood, terms
+
+
+def _exact(method, x, features, key, beta) -> tuple[Scalar, Terms]:
+    posterior = method.posterior
+    assert isinstance(posterior, AbstractTractablePosterior)
+    keys = jax.random.split(key, x.shape[0])
+    z = jax.vmap(posterior.draw)(features, keys)
+    frozen = stop(posterior)
+    log_q = jax.vmap(lambda f, z: frozen.density(f).log_prob(z))(lax.stop_gradient(features), z)
+    zero = jnp.zeros(())
+    return _elbo(method, x, z, log_q, jnp.zeros_like(log_q), beta, zero)
+
+
+def _importance_weighted(method, x, features, key, beta) -> tuple[Scalar, Terms]:
+    """Burda, Grosse & Salakhutdinov (2016), https://arxiv.org/abs/1509.00519, eq. 8."""
+    posterior, model, k = method.posterior, method.model, method.importance_samples
+    assert isinstance(posterior, AbstractTractablePosterior)
+
+    def terms_of_datum(x, features, key):
+        z = jax.vmap(posterior.draw, in_axes=(None, 0))(features, jax.random.split(key, k))
+        log_q = jax.vmap(posterior.density(features).log_prob)(z)
+        log_likelihood = jax.vmap(model.log_likelihood, in_axes=(None, 0))(x, z)
+        return z, log_likelihood, jax.vmap(model.log_prior)(z), log_q
+
+    keys = jax.random.split(key, x.shape[0])
+    z, log_likelihood, log_prior, log_q = jax.vmap(terms_of_datum)(x, features, keys)
+    log_weights = log_likelihood + beta * (log_prior - log_q)
+    bound = jnp.mean(jax.nn.logsumexp(log_weights, axis=1) - jnp.log(float(k)))
+    zero = jnp.zeros(())
+    terms = Terms(
+        elbo=jnp.mean(log_likelihood + log_prior - log_q),
+        log_likelihood=jnp.mean(log_likelihood),
+        log_prior=jnp.mean(log_prior),
+        log_contrast=jnp.mean(log_q),
+        critic=zero,
+        critic_loss=zero,
+        latent=jnp.sum(z),
+    )
+    return -bound, terms
+
+
+def _semi_implicit(method, x, features, key, beta) -> tuple[Scalar, Terms]:
+    """Yin & Zhou (2018), eq. 8, its gradient through z alone.
+
+    Given the set of mixing variables, z is a draw of the mixture over the set (any of them
+    is as likely to be the one that made it), so the mixture's own score has mean zero.
+    """
+    posterior = method.posterior
+    assert isinstance(posterior, SemiImplicitPosterior)
+    assert isinstance(method.contrast, SelfContrast)
+    key_own, key_shared, key_z = jax.random.split(key, 3)
+    own = jax.random.normal(key_own, (x.shape[0], posterior.noise_dim))
+    shape = (method.contrast.num_components, posterior.noise_dim)
+    shared = jax.random.normal(key_shared, shape)
+    conditionals = jax.vmap(posterior.conditional)(features, own)
+    z = jax.vmap(lambda density, key: density.sample(key))(
+        conditionals, jax.random.split(key_z, x.shape[0])
+    )
+    frozen = stop(posterior)
+
+    def log_mixture(features, own, z):
+        noise = jnp.concatenate([own[None, :], shared])
+        return mixture(frozen, features, noise).log_prob(z)
+
+    log_r = jax.vmap(log_mixture)(lax.stop_gradient(features), own, z)
+    return _elbo(method, x, z, log_r, jnp.zeros_like(log_r), beta, jnp.zeros(()))
+
+
+class Contest(eqx.Module):
+    """What both players meet on in one batch: everything that z and T are compared at."""
+
+    densities: PyTree
+    seen: Float[Array, "n c"]
+    on_posterior: Float[Array, " n"]
+    on_contrast: Float[Array, "n m"]
+    fit_loss: Scalar
+
+
+def contest(
+    method: Method, x: Data, features: Float[Array, "n f"], z: Float[Array, "n d"], key: Key
+) -> Contest:
+    """The critic's values on posterior and contrast draws; posterior and draws are constants."""
+    contrast, critic, prior = method.contrast, method.critic, method.model.fixed_prior
+    assert contrast is not None
+    assert critic is not None
+    features, z = lax.stop_gradient((features, z))
+    posterior = stop(method.posterior)
+    key_condition, key_sample = jax.random.split(key)
+    keys = jax.random.split(key_condition, x.shape[0])
+    densities = jax.vmap(contrast.condition, in_axes=(None, None, 0, 0))(
+        posterior, prior, features, keys
+    )
+    fit_loss = jnp.zeros(())
+    if contrast.is_learned:
+        fit_loss = -jnp.mean(jax.vmap(lambda density, z: density.log_prob(z))(densities, z))
+    densities = stop(densities)
+    seen = jax.vmap(critic.features)(x, features)
+
+    def values(density, seen, z, key):
+        keys = jax.random.split(key, method.contrast_draws)
+        drawn = jax.vmap(density.sample)(keys)
+        evaluate = lambda z: critic.evaluate(seen, density.whiten(z))  # noqa: E731
+        return evaluate(z), jax.vmap(evaluate)(drawn)
+
+    keys = jax.random.split(key_sample, x.shape[0])
+    on_posterior, on_contrast = jax.vmap(values)(densities, seen, z, keys)
+    return Contest(densities, seen, on_posterior, on_contrast, fit_loss)
+
+
+def adversary_loss(method: Method, met: Contest) -> tuple[Scalar, Scalar]:
+    """The critic's objective plus the contrast's negative log-likelihood; and the objective."""
+    assert method.objective is not None
+    critic_loss = method.objective.loss(met.on_posterior, met.on_contrast)
+    return critic_loss + met.fit_loss, critic_loss
+
+
+def _adversarial(method, x, features, key, beta) -> tuple[Scalar, Terms]:
+    key_z, key_contest = jax.random.split(key)
+    z = jax.vmap(method.posterior.draw)(features, jax.random.split(key_z, x.shape[0]))
+    met = contest(method, x, features, z, key_contest)
+    loss, critic_loss = adversary_loss(method, met)
+    frozen = stop(method.critic)
+
+    def through_z(density, seen, z):
+        return density.log_prob(z), frozen.evaluate(seen, density.whiten(z))
+
+    log_r, critic = jax.vmap(through_z)(met.densities, lax.stop_gradient(met.seen), z)
+    critic = critic - lax.stop_gradient(method.objective.offset(met.on_contrast))
+    model_loss, terms = _elbo(method, x, z, log_r, critic, beta, lax.stop_gradient(critic_loss))
+    return model_loss + loss, terms

@@ -1,0 +1,199 @@
+"""One step of both players, and compiled runs of many."""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jaxtyping import Array, Bool, Int32, PyTree
+
+from avb._method import Method
+from avb._types import Key, Scalar
+from avb.training._batches import DeviceData
+from avb.training._config import FitConfig
+from avb.training._guard import part_at_fault, squared_norm
+from avb.training._losses import adversary_loss, contest, total_loss
+from avb.training._state import State, Sums, optimisers, players
+
+# The average moves every few steps, with the same time constant: its memory traffic would
+# otherwise cost as much as the optimiser's.
+AVERAGE_EVERY = 8
+
+
+class Inputs(NamedTuple):
+    """What a compiled run reads and leaves alone."""
+
+    data: DeviceData
+    config: FitConfig
+    until: Int32[Array, ""]
+
+
+def step(state: State, data: DeviceData, config: FitConfig) -> State:
+    """Advance both players by one step. Pure; compile it, or use :func:`run`.
+
+    A step with a non-finite value or gradient changes no parameter; it is counted in
+    ``state.faults`` under the part at fault.
+
+    Args:
+        state: As :func:`~avb.training.init` or a former step gave it.
+        data: The training data.
+        config: Settings; the same as for ``init``.
+
+    Returns:
+        The state after the step, its sums included.
+    """
+    total_steps = config.epochs * data.steps_per_epoch
+    order_key, step_key = jax.random.split(state.key)
+    key_data, key_loss, key_extra = jax.random.split(jax.random.fold_in(step_key, state.step), 3)
+    epoch, position = jnp.divmod(state.step, data.steps_per_epoch)
+    order = lax.cond(position == 0, lambda: data.order(order_key, epoch), lambda: state.order)
+    x = data.batch(order, position, key_data)
+
+    method = state.method
+    adversary_state = state.adversary_optimiser
+    optimiser, adversary_optimiser = optimisers(config, total_steps)
+    if method.critic is not None:
+        for key in jax.random.split(key_extra, config.critic_steps)[1:]:
+            method, adversary_state = _critic_step(
+                method, adversary_state, adversary_optimiser, x, key, config
+            )
+
+    beta = _kl_weight(config, state.step, data.steps_per_epoch)
+    gradient = eqx.filter_grad(total_loss, has_aux=True)
+    gradients, terms = gradient(method, x, key_loss, beta)
+    squared = jnp.stack(
+        [squared_norm(part) for part in (
+            gradients.posterior, gradients.model, gradients.contrast, gradients.critic
+        )]
+    )
+    ok, part = part_at_fault(terms, squared)
+    learns = ok & (state.step >= config.critic_warmup) if method.critic is not None else ok
+
+    model, adversary = players(method)
+    model_gradients, adversary_gradients = players(gradients)
+    norms = jnp.sqrt(squared)
+    model, model_state = _update(
+        optimiser, model_gradients, state.model_optimiser, model,
+        scale=_clip(squared[0] + squared[1], config.clip_norm), ok=learns,
+    )
+    if method.critic is not None:
+        adversary, adversary_state = _update(
+            adversary_optimiser, adversary_gradients, adversary_state, adversary,
+            scale=_clip(squared[2] + squared[3], config.clip_norm), ok=ok,
+        )
+    return State(
+        method=_with_players(method, model, adversary),
+        average=_average(state.average, model, state.step, config.ema_decay),
+        model_optimiser=model_state,
+        adversary_optimiser=adversary_state,
+        step=state.step + 1,
+        key=state.key,
+        order=order,
+        faults=state.faults.after(ok, part),
+        sums=_add(state.sums, Sums(terms, norms, jnp.ones((), jnp.int32)), ok),
+    )
+
+
+def _critic_step(
+    method: Method,
+    optimiser_state: PyTree,
+    optimiser: optax.GradientTransformation,
+    x: Array,
+    key: Key,
+    config: FitConfig,
+) -> tuple[Method, PyTree]:
+    """One more critic update on the same data, with fresh draws from q and r."""
+    key_z, key_contest = jax.random.split(key)
+    features = lax.stop_gradient(jax.vmap(method.posterior.encoder)(x))
+    z = jax.vmap(method.posterior.draw)(features, jax.random.split(key_z, x.shape[0]))
+
+    def loss(method: Method) -> Scalar:
+        return adversary_loss(method, contest(method, x, features, z, key_contest))[0]
+
+    _, gradients = players(eqx.filter_grad(loss)(method))
+    model, adversary = players(method)
+    squared = squared_norm(gradients)
+    adversary, optimiser_state = _update(
+        optimiser, gradients, optimiser_state, adversary,
+        scale=_clip(squared, config.clip_norm), ok=jnp.isfinite(squared),
+    )
+    return _with_players(method, model, adversary), optimiser_state
+
+
+def _update(
+    optimiser: optax.GradientTransformation,
+    gradients: PyTree,
+    optimiser_state: PyTree,
+    parameters: PyTree,
+    *,
+    scale: Scalar,
+    ok: Bool[Array, ""],
+) -> tuple[PyTree, PyTree]:
+    # A branch, not a select: the select would copy every parameter at every step.
+    def take():
+        scaled = jax.tree.map(lambda g: g * scale, gradients)
+        updates, new_state = optimiser.update(scaled, optimiser_state, parameters)
+        return optax.apply_updates(parameters, updates), new_state
+
+    return lax.cond(ok, take, lambda: (parameters, optimiser_state))
+
+
+def _with_players(method: Method, model: PyTree, adversary: PyTree) -> Method:
+    static = eqx.filter(method, eqx.is_inexact_array, inverse=True)
+    parameters = eqx.tree_at(
+        lambda m: (m.model, m.posterior, m.contrast, m.critic),
+        eqx.filter(method, eqx.is_inexact_array),
+        (*model, *adversary),
+        is_leaf=lambda leaf: leaf is None,
+    )
+    return eqx.combine(parameters, static)
+
+
+def _clip(squared: Scalar, clip_norm: float) -> Scalar:
+    return jnp.minimum(1.0, clip_norm * lax.rsqrt(jnp.maximum(squared, 1e-12)))
+
+
+def _kl_weight(config: FitConfig, step: Int32[Array, ""], steps_per_epoch: int) -> Scalar:
+    if config.kl_warmup == 0:
+        return jnp.ones(())
+    return jnp.minimum(1.0, step.astype(jnp.float32) / (config.kl_warmup * steps_per_epoch))
+
+
+def _average(average: PyTree, model: PyTree, step: Int32[Array, ""], decay: float) -> PyTree:
+    if decay == 0:
+        return model
+    # Early on, the average forgets faster, so that it does not remember the initial values.
+    elapsed = step.astype(jnp.float32)
+    kept = jnp.minimum(decay**AVERAGE_EVERY, (1.0 + elapsed) / (10.0 * AVERAGE_EVERY + elapsed))
+
+    def move() -> PyTree:
+        return jax.tree.map(lambda a, p: a + (1.0 - kept) * (p - a), average, model)
+
+    return lax.cond(step % AVERAGE_EVERY == 0, move, lambda: average)
+
+
+def _add(sums: Sums, step: Sums, ok: Bool[Array, ""]) -> Sums:
+    return jax.tree.map(lambda total, value: total + jnp.where(ok, value, 0), sums, step)
+
+
+@eqx.filter_jit(donate="all-except-first")
+def run(inputs: Inputs, state: State) -> State:
+    """Take steps until ``inputs.until``, or until too many in a row were skipped.
+
+    One compiled program whatever the number of steps; ``state``'s buffers are donated.
+    """
+    arrays, static = eqx.partition(state, eqx.is_array)
+
+    def goes_on(arrays: PyTree) -> Bool[Array, ""]:
+        more = arrays.step < inputs.until
+        return more & (arrays.faults.in_a_row < inputs.config.max_skipped)
+
+    def body(arrays: PyTree) -> PyTree:
+        advanced = step(eqx.combine(arrays, static), inputs.data, inputs.config)
+        return eqx.filter(advanced, eqx.is_array)
+
+    return eqx.combine(lax.while_loop(goes_on, body, arrays), static)
+
+
