@@ -1,2 +1,53 @@
+from . import (
+    contrasts as contrasts,
+    critics as critics,
+    data as data,
+    densities as densities,
+    evaluation as evaluation,
+    models as models,
+    nets as nets,
+    objectives as objectives,
+    posteriors as posteriors,
+    training as training,
+)
 from ._architecture import Architecture as Architecture
-from ._errors import AvbError as AvbError
+from ._errors import (
+    AvbError as AvbError,
+    ConfigError as ConfigError,
+    DataError as DataError,
+    RunError as RunError,
+    TrainingError as TrainingError,
+)
+from ._method import Method as Method
+from ._presets import (
+    PRESETS as PRESETS,
+    avb as avb,
+    avb_adaptive as avb_adaptive,
+    avb_self as avb_self,
+    flow_vae as flow_vae,
+    gaussian_vae as gaussian_vae,
+    iwae as iwae,
+    sivi as sivi,
+)
+from .data import (
+    Dataset as Dataset,
+    binarise_once as binarise_once,
+    load_dataset as load_dataset,
+)
+from .evaluation import (
+    Estimate as Estimate,
+    Evaluation as Evaluation,
+    critic_elbo as critic_elbo,
+    elbo as elbo,
+    elbo_bracket as elbo_bracket,
+    evaluate as evaluate,
+    importance_bound as importance_bound,
+)
+from .training import (
+    FitConfig as FitConfig,
+    FitResult as FitResult,
+    Outcome as Outcome,
+    Progress as Progress,
+    State as State,
+    fit as fit,
+)

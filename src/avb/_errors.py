@@ -22,4 +22,12 @@ class RunError(AvbError, RuntimeError):
 
 
 class TrainingError(AvbError, RuntimeError):
-    """Training stopped because a part kept giving non-finite values."""
+    """Training stopped because a part kept giving non-finite values.
+
+    Attributes:
+        state: The state of training with the last good parameters.
+    """
+
+    def __init__(self, message: str, *, state: object):
+        super().__init__(message)
+        self.state = state

@@ -4,6 +4,7 @@ from typing import ClassVar, Literal
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpyro.distributions as dist
 
 from avb._errors import ConfigError
@@ -11,6 +12,7 @@ from avb._types import Features, Key
 from avb.contrasts._base import AbstractContrast
 from avb.densities import DiagonalGaussian, FlowDensity, FullGaussian
 from avb.nets._flow import FlowHead
+from avb.nets._mlp import with_zero_output
 from avb.posteriors import AbstractPosterior
 from avb.posteriors._gaussian import diagonal_from, full_from, full_size
 
@@ -19,7 +21,7 @@ class GaussianContrast(AbstractContrast):
     """r_α(z|x): a Gaussian whose parameters are a learned function of the posterior's features.
 
     Where Monte Carlo moments are noisy, the head is stable: it averages over all steps
-    and all data. It moves slowly enough for a critic to follow.
+    and all data. It is relative to the posterior's own frame, and starts as that frame.
 
     Args:
         feature_size: Length of the posterior's feature vector.
@@ -52,15 +54,24 @@ class GaussianContrast(AbstractContrast):
                 f"got {covariance!r}"
             )
         size = 2 * latent_dim if covariance == "diagonal" else full_size(latent_dim)
-        self.head = eqx.nn.MLP(feature_size, size, width, 1, activation=jax.nn.silu, key=key)
+        head = eqx.nn.MLP(feature_size, size, width, 1, activation=jax.nn.silu, key=key)
+        self.head = with_zero_output(head)
         self.latent_dim = latent_dim
         self.covariance = covariance
 
     def condition(  # noqa: D102
         self, posterior: AbstractPosterior, prior: dist.Distribution, features: Features, key: Key
     ) -> DiagonalGaussian | FullGaussian:
-        make = diagonal_from if self.covariance == "diagonal" else full_from
-        return make(self.head(features), self.latent_dim)
+        frame = posterior.frame(features)
+        scale = jnp.exp(frame.log_scale)
+        raw = self.head(features)
+        if self.covariance == "diagonal":
+            inner = diagonal_from(raw, self.latent_dim)
+            return DiagonalGaussian(
+                frame.loc + scale * inner.loc, frame.log_scale + inner.log_scale
+            )
+        inner = full_from(raw, self.latent_dim)
+        return FullGaussian(frame.loc + scale * inner.loc, scale[:, None] * inner.scale_tril)
 
 
 class FlowContrast(AbstractContrast):
@@ -85,4 +96,4 @@ class FlowContrast(AbstractContrast):
     def condition(  # noqa: D102
         self, posterior: AbstractPosterior, prior: dist.Distribution, features: Features, key: Key
     ) -> FlowDensity:
-        return self.head(features)
+        return self.head(features, posterior.frame(features))

@@ -53,10 +53,14 @@ class FlowHead(eqx.Module):
         )
         self.latent_dim = latent_dim
 
-    def __call__(self, features: Features) -> FlowDensity:
-        """The density for one datum."""
+    def __call__(self, features: Features, frame: DiagonalGaussian | None = None) -> FlowDensity:
+        """The density for one datum, in the coordinates of a frame where one is given."""
         loc, log_scale, condition = jnp.split(
             self.linear(features), (self.latent_dim, 2 * self.latent_dim)
         )
-        base = DiagonalGaussian(loc, bounded_log_scale(log_scale))
+        log_scale = bounded_log_scale(log_scale)
+        if frame is not None:
+            loc = frame.loc + jnp.exp(frame.log_scale) * loc
+            log_scale = frame.log_scale + log_scale
+        base = DiagonalGaussian(loc, log_scale)
         return FlowDensity(base, self.flow, condition)

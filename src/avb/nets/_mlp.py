@@ -10,6 +10,15 @@ from jaxtyping import Array, Float
 from avb._types import Datum, Features, Key, Latent, Shape
 
 
+def with_zero_output(network: eqx.nn.MLP) -> eqx.nn.MLP:
+    """The same network with a last layer of zeros: what it adds to starts unchanged."""
+    return eqx.tree_at(
+        lambda net: net.layers[-1],
+        network,
+        jax.tree.map(jnp.zeros_like, network.layers[-1]),
+    )
+
+
 class MLPEncoder(eqx.Module):
     """Features of one datum: a fully connected network, flattened input, ``act`` at the end.
 

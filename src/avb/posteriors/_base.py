@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from avb._check import expect_equal
 from avb._types import Datum, Features, Key, Latent, Scalar, Shape
-from avb.densities import AbstractDensity
+from avb.densities import AbstractDensity, DiagonalGaussian
 
 
 def feature_size(encoder: Callable, data_shape: Shape) -> int:
@@ -40,6 +40,14 @@ class AbstractPosterior(eqx.Module):
     @abc.abstractmethod
     def draw(self, features: Features, key: Key) -> Latent:
         """One latent vector of shape ``(d,)``, differentiable in features and parameters."""
+
+    @abc.abstractmethod
+    def frame(self, features: Features) -> DiagonalGaussian:
+        """Where draws roughly lie, as the posterior's own parameters tell.
+
+        Learned contrasts are expressed relative to it, so that they move with the encoder
+        and need not learn its every change again.
+        """
 
     def sample(self, key: Key, x: Datum, sample_shape: Shape = ()) -> Float[Array, "*s d"]:
         """Draws of shape ``(*sample_shape, d)`` for one datum x."""

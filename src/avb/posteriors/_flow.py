@@ -5,7 +5,7 @@ from collections.abc import Callable
 import equinox as eqx
 
 from avb._types import Features, Key, Latent, Shape
-from avb.densities import FlowDensity
+from avb.densities import DiagonalGaussian, FlowDensity
 from avb.nets._flow import FlowHead
 from avb.posteriors._base import AbstractTractablePosterior, feature_size
 
@@ -53,6 +53,9 @@ class FlowPosterior(AbstractTractablePosterior):
 
     def density(self, features: Features) -> FlowDensity:  # noqa: D102
         return self.head(features)
+
+    def frame(self, features: Features) -> DiagonalGaussian:  # noqa: D102
+        return self.density(features).base
 
     def draw(self, features: Features, key: Key) -> Latent:  # noqa: D102
         return self.density(features).sample(key)

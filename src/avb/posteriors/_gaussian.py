@@ -52,6 +52,9 @@ class GaussianPosterior(AbstractTractablePosterior):
     def density(self, features: Features) -> DiagonalGaussian:  # noqa: D102
         return diagonal_from(self.head(features), self.latent_dim)
 
+    def frame(self, features: Features) -> DiagonalGaussian:  # noqa: D102
+        return self.density(features)
+
     def draw(self, features: Features, key: Key) -> Latent:  # noqa: D102
         return self.density(features).sample(key)
 
@@ -78,6 +81,9 @@ class FullGaussianPosterior(AbstractTractablePosterior):
 
     def density(self, features: Features) -> FullGaussian:  # noqa: D102
         return full_from(self.head(features), self.latent_dim)
+
+    def frame(self, features: Features) -> DiagonalGaussian:  # noqa: D102
+        return diagonal_from(self.head(features)[: 2 * self.latent_dim], self.latent_dim)
 
     def draw(self, features: Features, key: Key) -> Latent:  # noqa: D102
         return self.density(features).sample(key)

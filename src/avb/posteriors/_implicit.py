@@ -8,6 +8,8 @@ import jax.numpy as jnp
 
 from avb._errors import ConfigError
 from avb._types import Features, Key, Latent, Shape
+from avb.densities import DiagonalGaussian
+from avb.densities._scale import bounded_log_scale
 from avb.posteriors._base import AbstractPosterior, feature_size
 from avb.posteriors._gaussian import diagonal_from
 
@@ -71,10 +73,12 @@ class ImplicitPosterior(AbstractPosterior):
     def draw(self, features: Features, key: Key) -> Latent:  # noqa: D102
         noise = jax.random.normal(key, (self.noise_dim,))
         raw = self.head(features)
-        base = diagonal_from(raw[: 2 * self.latent_dim], self.latent_dim)
-        scale = jnp.exp(base.log_scale)
+        frame = diagonal_from(raw[: 2 * self.latent_dim], self.latent_dim)
         bend = self.network(jnp.concatenate([raw[2 * self.latent_dim :], noise]))
-        return base.loc + scale * (noise[: self.latent_dim] + bend)
+        return frame.loc + jnp.exp(frame.log_scale) * (noise[: self.latent_dim] + bend)
+
+    def frame(self, features: Features) -> DiagonalGaussian:  # noqa: D102
+        return diagonal_from(self.head(features)[: 2 * self.latent_dim], self.latent_dim)
 
 
 class BasisPosterior(AbstractPosterior):
@@ -134,3 +138,8 @@ class BasisPosterior(AbstractPosterior):
         vectors = eqx.filter_vmap(lambda network, e: network(e))(self.basis, noise)
         raw = self.head(features).reshape(1 + self.num_basis, self.latent_dim)
         return raw[0] + jnp.sum(raw[1:] * vectors, axis=0)
+
+    def frame(self, features: Features) -> DiagonalGaussian:  # noqa: D102
+        raw = self.head(features).reshape(1 + self.num_basis, self.latent_dim)
+        variance = jnp.mean(raw[1:] ** 2, axis=0)
+        return DiagonalGaussian(raw[0], bounded_log_scale(0.5 * jnp.log(variance + 1e-12)))

@@ -68,6 +68,9 @@ class SemiImplicitPosterior(AbstractPosterior):
         hidden = jax.nn.silu(raw[split:] + self.mix(noise))
         return diagonal_from(raw[:split] + self.network(hidden), self.latent_dim)
 
+    def frame(self, features: Features) -> DiagonalGaussian:  # noqa: D102
+        return diagonal_from(self.head(features)[: 2 * self.latent_dim], self.latent_dim)
+
     def components(self, features: Features, noise: Float[Array, "k e"]) -> DiagonalGaussian:
         """The conditionals of several mixing variables, stacked along the first axis."""
         return jax.vmap(self.conditional, in_axes=(None, 0))(features, noise)
