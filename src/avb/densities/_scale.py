@@ -10,12 +10,18 @@ from jaxtyping import Array, Float
 
 LOG_SCALE_MIN = -7.0
 LOG_SCALE_MAX = 4.0
+MAX_SHIFT = 4.0
 
 
 def bounded_log_scale(raw: Float[Array, "..."]) -> Float[Array, "..."]:
     """A smooth clip to ``(LOG_SCALE_MIN, LOG_SCALE_MAX)``, the identity well inside it."""
     lifted = LOG_SCALE_MIN + jax.nn.softplus(raw - LOG_SCALE_MIN)
     return LOG_SCALE_MAX - jax.nn.softplus(LOG_SCALE_MAX - lifted)
+
+
+def bounded_shift(raw: Float[Array, "..."]) -> Float[Array, "..."]:
+    """A smooth clip to ``(−MAX_SHIFT, MAX_SHIFT)``, the identity near zero."""
+    return MAX_SHIFT * jnp.tanh(raw / MAX_SHIFT)
 
 
 def bounded_scale(raw: Float[Array, "..."]) -> Float[Array, "..."]:

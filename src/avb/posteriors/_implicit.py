@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from avb._errors import ConfigError
 from avb._types import Features, Key, Latent, Shape
 from avb.densities import DiagonalGaussian
-from avb.densities._scale import bounded_log_scale
+from avb.densities._scale import bounded_log_scale, bounded_shift
+from avb.nets._mlp import with_zero_output
 from avb.posteriors._base import AbstractPosterior, feature_size
 from avb.posteriors._gaussian import diagonal_from
 
@@ -64,9 +65,10 @@ class ImplicitPosterior(AbstractPosterior):
         key_head, key_network = jax.random.split(key)
         self.encoder = encoder
         self.head = eqx.nn.Linear(size, 2 * latent_dim + width, key=key_head)
-        self.network = eqx.nn.MLP(
+        network = eqx.nn.MLP(
             width + noise_dim, latent_dim, width, depth, activation=jax.nn.silu, key=key_network
         )
+        self.network = with_zero_output(network)
         self.latent_dim = latent_dim
         self.noise_dim = noise_dim
 
@@ -75,7 +77,8 @@ class ImplicitPosterior(AbstractPosterior):
         raw = self.head(features)
         frame = diagonal_from(raw[: 2 * self.latent_dim], self.latent_dim)
         bend = self.network(jnp.concatenate([raw[2 * self.latent_dim :], noise]))
-        return frame.loc + jnp.exp(frame.log_scale) * (noise[: self.latent_dim] + bend)
+        inner = noise[: self.latent_dim] + bounded_shift(bend)
+        return frame.loc + jnp.exp(frame.log_scale) * inner
 
     def frame(self, features: Features) -> DiagonalGaussian:  # noqa: D102
         return diagonal_from(self.head(features)[: 2 * self.latent_dim], self.latent_dim)

@@ -4,10 +4,12 @@ from collections.abc import Callable
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from avb._types import Features, Key, Latent, Noise, Shape
 from avb.densities import DiagonalGaussian
+from avb.densities._scale import bounded_shift
 from avb.posteriors._base import AbstractPosterior, feature_size
 from avb.posteriors._gaussian import diagonal_from
 
@@ -65,8 +67,13 @@ class SemiImplicitPosterior(AbstractPosterior):
         """q(z|x, ε), of which q(z|x) is the mixture over ε ~ N(0, I)."""
         raw = self.head(features)
         split = 2 * self.latent_dim
+        frame = diagonal_from(raw[:split], self.latent_dim)
         hidden = jax.nn.silu(raw[split:] + self.mix(noise))
-        return diagonal_from(raw[:split] + self.network(hidden), self.latent_dim)
+        shift, log_shrink = jnp.split(self.network(hidden), 2)
+        return DiagonalGaussian(
+            frame.loc + jnp.exp(frame.log_scale) * bounded_shift(shift),
+            frame.log_scale + bounded_shift(log_shrink),
+        )
 
     def frame(self, features: Features) -> DiagonalGaussian:  # noqa: D102
         return diagonal_from(self.head(features)[: 2 * self.latent_dim], self.latent_dim)
