@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from avb._errors import ConfigError
 from avb._types import Features, Key
 from avb.contrasts._base import AbstractContrast
-from avb.densities import GaussianMixture
+from avb.densities import DefensiveMixture, GaussianMixture
 from avb.posteriors import AbstractPosterior, SemiImplicitPosterior
 
 
@@ -52,10 +52,12 @@ class SelfContrast(eqx.Module):
 
 
 class AnchoredSelfContrast(AbstractContrast):
-    """r(z|x) = (1/K) Σ_k q(z|x, ε_k) with ε₁ … ε_K fixed once and for all.
+    """r(z|x) from the conditionals at fixed noise ε₁ … ε_K, which a critic completes.
 
-    The anchors are a low-discrepancy set, so that few of them cover the noise; a critic
-    learns what remains between r and q.
+    Half of r is (1/K) Σ_k q(z|x, ε_k), half the Gaussian with that mixture's mean and
+    covariance. The anchors are a low-discrepancy set, so that few of them cover the
+    noise. Without the second half, draws of q between the components meet a vanishing r,
+    and training runs away towards them.
 
     Args:
         noise_dim: Mixing variables of the semi-implicit posterior.
@@ -73,10 +75,11 @@ class AnchoredSelfContrast(AbstractContrast):
 
     def condition(  # noqa: D102
         self, posterior: AbstractPosterior, prior: dist.Distribution, features: Features, key: Key
-    ) -> GaussianMixture:
+    ) -> DefensiveMixture:
         if not isinstance(posterior, SemiImplicitPosterior):
             raise ConfigError(
                 "the self contrast needs a semi-implicit posterior, "
                 f"got {type(posterior).__name__}; use SemiImplicitPosterior or GaussianContrast"
             )
-        return mixture(posterior, features, jax.lax.stop_gradient(self.anchors))
+        narrow = mixture(posterior, features, jax.lax.stop_gradient(self.anchors))
+        return DefensiveMixture(narrow, narrow.moments())

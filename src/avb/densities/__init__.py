@@ -6,5 +6,8 @@ from avb.densities._gaussian import (
     DiagonalGaussian as DiagonalGaussian,
     FullGaussian as FullGaussian,
 )
-from avb.densities._mixture import GaussianMixture as GaussianMixture
+from avb.densities._mixture import (
+    DefensiveMixture as DefensiveMixture,
+    GaussianMixture as GaussianMixture,
+)
 from avb.densities._prior import PriorDensity as PriorDensity

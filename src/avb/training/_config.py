@@ -30,7 +30,7 @@ class FitConfig:
     critic_learning_rate: float = 2e-3
     final_rate: float = 0.05
     critic_steps: int = 1
-    critic_warmup: int = 200
+    critic_warmup: int = 0
     kl_warmup: float = 0.0
     clip_norm: float = 500.0
     ema_decay: float = 0.999

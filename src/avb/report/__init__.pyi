@@ -1,0 +1,9 @@
+from ._curves import draw_curves as draw_curves
+from ._latent import draw_latent as draw_latent
+from ._pictures import draw_reconstructions as draw_reconstructions, draw_samples as draw_samples
+from ._run import draw_run as draw_run
+from ._tables import (
+    comparison_table as comparison_table,
+    evaluation_table as evaluation_table,
+    methods_table as methods_table,
+)

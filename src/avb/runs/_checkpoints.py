@@ -1,0 +1,181 @@
+"""Checkpoints: every array of the state under its name, written whole or not at all."""
+
+import contextlib
+import hashlib
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+
+from avb._errors import RunError
+from avb.runs._folder import CHECKPOINTS, write_error
+from avb.training import State
+
+KEPT = 3
+DIGEST = "sha256"
+
+# What Orbax and TensorStore were seen to raise for full disks and damaged files.
+_FAILURES = (OSError, ValueError, TypeError, KeyError, RuntimeError, AttributeError)
+
+Arrays = dict[str, np.ndarray]
+
+
+class Checkpoints:
+    """The checkpoints of one run folder.
+
+    Args:
+        folder: The run folder.
+        writable: Whether this process holds the folder's lock and may write and delete.
+    """
+
+    def __init__(self, folder: Path, *, writable: bool):
+        self.folder = folder
+        self.writable = writable
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=KEPT if writable else None,
+            create=writable,
+            cleanup_tmp_directories=writable,
+            read_only=not writable,
+            enable_async_checkpointing=False,
+        )
+        try:
+            with _quiet():
+                self.manager = ocp.CheckpointManager(folder / CHECKPOINTS, options=options)
+        except OSError as error:
+            raise write_error(folder / CHECKPOINTS, error.strerror or str(error)) from error
+
+    def save(self, state: State) -> None:
+        """Save a state, unless its step is saved already.
+
+        Raises:
+            RunError: It cannot be written, for example because the disk is full.
+        """
+        step = int(state.step)
+        if step in self.manager.all_steps():
+            return
+        arrays = to_arrays(state)
+        arrays[DIGEST] = digest(arrays)
+        try:
+            with _quiet():
+                self.manager.save(step, args=ocp.args.StandardSave(arrays))  # pyright: ignore
+        except _FAILURES as error:
+            raise write_error(self.folder / CHECKPOINTS / str(step), _first_line(error)) from error
+
+    def restore(self, described: State) -> State:
+        """The newest state that can be read; damaged newer ones are skipped with a warning.
+
+        Args:
+            described: The state's structure, with shapes and dtypes in place of arrays.
+
+        Raises:
+            RunError: There is no checkpoint, or none can be read.
+        """
+        steps = sorted(self.manager.all_steps(), reverse=True)
+        if not steps:
+            raise RunError(
+                f"{self.folder} holds no checkpoint: it was stopped before training began; "
+                "delete the folder and train again"
+            )
+        for step in steps:
+            try:
+                arrays = self._read(step, described)
+            except _FAILURES as error:
+                self._set_aside(step, error)
+                continue
+            return from_arrays(arrays, described)
+        raise RunError(
+            f"{self.folder}: none of the checkpoints {', '.join(map(str, reversed(steps)))} can "
+            "be read; restore the folder from a copy, or delete it and train again"
+        )
+
+    def close(self) -> None:
+        """Release what Orbax holds."""
+        with _quiet():
+            self.manager.close()
+
+    def _read(self, step: int, described: State) -> Arrays:
+        wanted = {name: _raw_shape(leaf) for name, leaf in _named_leaves(described).items()}
+        wanted[DIGEST] = jax.ShapeDtypeStruct((32,), np.uint8)
+        with _quiet():
+            restored = self.manager.restore(step, args=ocp.args.StandardRestore(wanted))  # pyright: ignore
+        arrays = dict(restored)
+        if not np.array_equal(arrays.pop(DIGEST), digest(arrays)):
+            raise ValueError("its values do not agree with their SHA-256")
+        return arrays
+
+    def _set_aside(self, step: int, error: Exception) -> None:
+        warnings.warn(
+            f"{self.folder}: the checkpoint at step {step} cannot be read "
+            f"({_first_line(error)}); the one before it is used",
+            stacklevel=4,
+        )
+
+
+def to_arrays(state: State) -> Arrays:
+    """All arrays of a state by name; PRNG keys as their data."""
+    return {
+        name: np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+        for name, leaf in _named_leaves(state).items()
+    }
+
+
+def from_arrays(arrays: Arrays, described: State) -> State:
+    """The state whose arrays these are."""
+
+    def fill(path: tuple, leaf: object) -> object:
+        if not _is_arraylike(leaf):
+            return leaf
+        values = jnp.asarray(arrays[jax.tree_util.keystr(path)])
+        return jax.random.wrap_key_data(values) if _is_key(leaf) else values
+
+    return jax.tree_util.tree_map_with_path(fill, described)
+
+
+def digest(arrays: Arrays) -> np.ndarray:
+    """SHA-256 over names and values: TensorStore would let a flipped bit pass."""
+    total = hashlib.sha256()
+    for name in sorted(arrays):
+        total.update(name.encode())
+        total.update(np.ascontiguousarray(arrays[name]).tobytes())
+    return np.frombuffer(total.digest(), np.uint8)
+
+
+def _named_leaves(state: State) -> dict[str, jax.Array]:
+    leaves, _ = jax.tree_util.tree_flatten_with_path(eqx.filter(state, _is_arraylike))
+    return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
+
+
+def _is_arraylike(leaf: object) -> bool:
+    return eqx.is_array(leaf) or isinstance(leaf, jax.ShapeDtypeStruct)
+
+
+def _is_key(leaf: object) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)  # pyright: ignore
+
+
+def _raw_shape(leaf: jax.Array) -> jax.ShapeDtypeStruct:
+    if _is_key(leaf):
+        return jax.eval_shape(jax.random.key_data, leaf)
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Orbax's log of its own doings from the user."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

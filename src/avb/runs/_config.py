@@ -1,0 +1,112 @@
+"""Settings of a run. Imports no JAX, so that the command line starts quickly."""
+
+import dataclasses
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from avb._architecture import Architecture, Likelihood, Network
+from avb._errors import ConfigError
+from avb.data._mnist import MNIST_NAMES
+from avb.runs._methods import METHODS
+from avb.training._config import FitConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """What to train on which data; with the data, all that decides a run's result.
+
+    Attributes:
+        data: digits, mnist, fashion-mnist, a .npy or .npz file, or a folder of images.
+        data_dir: The folder of the IDX files, for mnist and fashion-mnist.
+        method: A method's name; ``avb methods`` lists them.
+        seed: Seed of the initial parameters and of training.
+        latent_dim: Latent dimensions.
+        network: Fully connected, or convolutional for images.
+        width: Units of each hidden layer.
+        depth: Hidden layers of the fully connected networks.
+        likelihood: By default bernoulli for uint8 data, poisson for counts, else normal.
+        num_classes: Classes of the categorical likelihood.
+        fit: How to train.
+
+    Raises:
+        ConfigError: An unknown name, or a size out of range.
+    """
+
+    data: str
+    data_dir: str | None = None
+    method: str = "avb_adaptive"
+    seed: int = 0
+    latent_dim: int = 8
+    network: Network = "mlp"
+    width: int = 300
+    depth: int = 2
+    likelihood: Likelihood | None = None
+    num_classes: int = 256
+    fit: FitConfig = dataclasses.field(default_factory=FitConfig)
+
+    def __post_init__(self):
+        names = [info.name for info in METHODS]
+        if self.method not in names:
+            close = get_close_matches(self.method.lower().replace("-", "_"), names, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise ConfigError(
+                f"method: expected one of {', '.join(names)}, got {self.method!r}{hint}"
+            )
+        if not 0 <= self.seed < 2**32:
+            raise ConfigError(f"seed: expected 0 to 2^32 - 1, got {self.seed}")
+        if self.num_classes < 2:
+            raise ConfigError(f"num_classes: expected at least 2, got {self.num_classes}")
+        # Refused now rather than once the data are loaded.
+        self.architecture((1,), likelihood=self.likelihood or "normal")
+
+    def architecture(
+        self,
+        data_shape: tuple[int, ...],
+        *,
+        likelihood: Likelihood,
+        input_shift: float = 0.0,
+        input_scale: float = 1.0,
+    ) -> Architecture:
+        """The networks, once the data have told what is missing."""
+        return Architecture(
+            data_shape,
+            latent_dim=self.latent_dim,
+            network=self.network,
+            width=self.width,
+            depth=self.depth,
+            likelihood=likelihood,
+            num_classes=self.num_classes,
+            input_shift=input_shift,
+            input_scale=input_scale,
+        )
+
+    def located(self) -> "RunConfig":
+        """The same with absolute paths, so that the run can go on from another folder."""
+        is_name = self.data == "digits" or self.data in MNIST_NAMES
+        data = self.data if is_name or not self.data else str(Path(self.data).absolute())
+        data_dir = self.data_dir and str(Path(self.data_dir).absolute())
+        return dataclasses.replace(self, data=data, data_dir=data_dir)
+
+
+def config_from_json(values: dict[str, Any]) -> RunConfig:
+    """The settings that ``dataclasses.asdict`` gave.
+
+    Raises:
+        TypeError: A setting is missing or unknown.
+        ConfigError: A setting is out of range.
+    """
+    return RunConfig(**{**values, "fit": FitConfig(**values["fit"])})
+
+
+def differences(folder: RunConfig, asked: RunConfig) -> list[str]:
+    """The settings in which two configurations differ, in words."""
+    ours, theirs = (
+        {**dataclasses.asdict(config), **dataclasses.asdict(config.fit)}
+        for config in (folder, asked)
+    )
+    return [
+        f"{name}: {ours[name]} in the folder, {theirs[name]} asked for"
+        for name in ours
+        if name != "fit" and ours[name] != theirs[name]
+    ]

@@ -1,0 +1,110 @@
+"""config.json: the configuration, and what the data decided."""
+
+import dataclasses
+import json
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from avb._architecture import Architecture
+from avb._errors import ConfigError, RunError
+from avb.data import Dataset
+from avb.runs._config import RunConfig, config_from_json
+from avb.runs._folder import CONFIG, write_json
+from avb.runs._prepare import HELD_OUT_SEEDS, Resolved
+
+FORMAT = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class RunRecord:
+    """All that ``config.json`` holds.
+
+    Attributes:
+        config: The configuration.
+        resolved: What the data decided.
+        data: Name, fingerprint, dtype, sizes and provenance of the data set.
+        avb: The version of this library that began the run.
+    """
+
+    config: RunConfig
+    resolved: Resolved
+    data: dict[str, Any]
+    avb: str
+
+    @classmethod
+    def of(cls, config: RunConfig, resolved: Resolved, dataset: Dataset) -> "RunRecord":
+        """The record of a run that begins now."""
+        data = {
+            "name": dataset.name,
+            "fingerprint": dataset.fingerprint,
+            "dtype": str(dataset.train.dtype),
+            "sizes": {split: len(getattr(dataset, split)) for split in HELD_OUT_SEEDS},
+            "binarisation_seeds": HELD_OUT_SEEDS if resolved.values == "binary" else None,
+            "provenance": {k: v for k, v in dataset.provenance.items() if k != "sizes"},
+        }
+        return cls(config, resolved, data, version("avb"))
+
+    @property
+    def architecture(self) -> Architecture:
+        """The networks."""
+        return self.config.architecture(**vars(self.resolved))
+
+
+def write_record(folder: Path, record: RunRecord) -> None:
+    """Write ``config.json``, whole or not at all."""
+    values = dataclasses.asdict(record)
+    write_json(folder / CONFIG, {"format": FORMAT, "avb": values.pop("avb"), **values})
+
+
+def read_record(folder: Path) -> RunRecord:
+    """Read ``config.json``.
+
+    Raises:
+        RunError: No run is here, or it is half-written, damaged or of another format.
+    """
+    if not folder.is_dir():
+        raise RunError(f"{folder} is no folder: expected a run that 'avb train' began")
+    document = _read_document(folder / CONFIG)
+    if document.get("format") != FORMAT:
+        raise RunError(
+            f"{folder} was written in format {document.get('format')} by avb "
+            f"{document.get('avb')}: expected format {FORMAT}; use that version of avb, or train "
+            "again into another folder"
+        )
+    try:
+        resolved = document["resolved"]
+        return RunRecord(
+            config=config_from_json(document["config"]),
+            resolved=Resolved(**{**resolved, "data_shape": tuple(resolved["data_shape"])}),
+            data=document["data"],
+            avb=document["avb"],
+        )
+    except (KeyError, TypeError, ConfigError) as error:
+        raise RunError(
+            f"{folder / CONFIG} is damaged ({error}): restore it from a copy, or train again into "
+            "another folder"
+        ) from error
+
+
+def _read_document(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise RunError(
+            f"{path.parent} has no {CONFIG}: it is no run, or one that was stopped before it "
+            "began; train again, after deleting it if it is not empty"
+        ) from error
+    except OSError as error:
+        raise RunError(f"{path} cannot be read ({error.strerror}): make it readable") from error
+    except ValueError as error:
+        raise RunError(
+            f"{path} is damaged (no valid JSON: {error}): restore it from a copy, or train again "
+            "into another folder"
+        ) from error
+    if not isinstance(document, dict):
+        raise RunError(
+            f"{path} is damaged (expected a JSON object, got {type(document).__name__}): restore "
+            "it from a copy, or train again into another folder"
+        )
+    return document

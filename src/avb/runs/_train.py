@@ -1,0 +1,196 @@
+"""Train into a run folder, and go on from it."""
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from avb._errors import RunError, TrainingError
+from avb.data import Dataset
+from avb.runs._config import RunConfig, differences
+from avb.runs._folder import CONFIG, contents, writing
+from avb.runs._load import load_data
+from avb.runs._lock import locked
+from avb.runs._metrics import append_row, drop_rows_after
+from avb.runs._prepare import HELD_OUT_SEEDS, held_out_values, resolve, training_values
+from avb.runs._record import RunRecord, read_record, write_record
+from avb.runs._signals import StopRequest, stop_on_signal
+
+if TYPE_CHECKING:
+    from avb.runs._checkpoints import Checkpoints
+    from avb.training import FitResult, Progress, State
+
+OnProgress = Callable[["Progress"], None]
+
+CHECKPOINT_SECONDS = 30.0
+
+
+def train_run(
+    config: RunConfig,
+    run_dir: str | os.PathLike,
+    *,
+    on_progress: OnProgress | None = None,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+) -> "FitResult":
+    """Train into a new folder.
+
+    SIGINT and SIGTERM stop training after the present stretch of steps and save a
+    checkpoint (the outcome is then ``Outcome.STOPPED``); a second signal ends at once.
+
+    Args:
+        config: What to train on which data.
+        run_dir: The run folder; it must not exist, or be empty.
+        on_progress: Called a few times a second, after files are written.
+        checkpoint_seconds: Seconds between checkpoints.
+
+    Returns:
+        The result of :func:`avb.fit`.
+
+    Raises:
+        ConfigError: Settings that do not fit each other or the data.
+        DataError: Data that cannot be used.
+        RunError: The folder is taken, in use, or cannot be written.
+        TrainingError: Too many non-finite steps in a row.
+    """
+    run_dir, config = Path(run_dir), config.located()
+    _expect_free(run_dir, config)
+    dataset = load_data(config)
+    record = RunRecord.of(config, resolve(config, dataset), dataset)
+
+    # JAX and Orbax take seconds to import, which a refused folder should not cost.
+    from avb.runs._checkpoints import Checkpoints
+    from avb.runs._state import described_state, initial_state
+
+    described_state(record)
+    with writing(run_dir):
+        run_dir.mkdir(parents=True, exist_ok=True)
+    with locked(run_dir), stop_on_signal() as stop:
+        _expect_free(run_dir, config)
+        write_record(run_dir, record)
+        state = initial_state(record)
+        checkpoints = Checkpoints(run_dir, writable=True)
+        checkpoints.save(state)
+        files = _Files(run_dir, checkpoints, checkpoint_seconds, stop)
+        return _fit(record, dataset, state, files, on_progress)
+
+
+def resume_run(
+    run_dir: str | os.PathLike,
+    *,
+    on_progress: OnProgress | None = None,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+) -> "FitResult":
+    """Go on with a run, bit for bit as if it had never stopped.
+
+    Args:
+        run_dir: The run folder.
+        on_progress: Called a few times a second, after files are written.
+        checkpoint_seconds: Seconds between checkpoints.
+
+    Returns:
+        The result of :func:`avb.fit`; its history begins at the checkpoint.
+
+    Raises:
+        DataError: Data that cannot be used.
+        RunError: No run, a damaged one, one in use, or data that have changed.
+        TrainingError: Too many non-finite steps in a row.
+    """
+    run_dir = Path(run_dir)
+    record = read_record(run_dir)
+    with locked(run_dir), stop_on_signal() as stop:
+        dataset = load_data(record.config, expected=record)
+
+        from avb.runs._checkpoints import Checkpoints
+        from avb.runs._state import described_state
+
+        checkpoints = Checkpoints(run_dir, writable=True)
+        state = checkpoints.restore(described_state(record))
+        drop_rows_after(run_dir, int(state.step))
+        files = _Files(run_dir, checkpoints, checkpoint_seconds, stop)
+        return _fit(record, dataset, state, files, on_progress)
+
+
+def _expect_free(run_dir: Path, config: RunConfig) -> None:
+    """Refuse a folder that holds anything."""
+    found = contents(run_dir)
+    if not found:
+        return
+    if CONFIG not in found:
+        raise RunError(
+            f"{run_dir} holds other files ({', '.join(found[:3])}{', …' if found[3:] else ''}): "
+            "expected an empty or a new folder; choose another run folder"
+        )
+    differing = differences(read_record(run_dir).config, config)
+    if differing:
+        raise RunError(
+            f"{run_dir} holds a run with another configuration ({'; '.join(differing)}): choose "
+            "another run folder"
+        )
+    raise RunError(
+        f"{run_dir} holds a run with this configuration already: go on with it by "
+        f"'avb resume {run_dir}', or choose another run folder"
+    )
+
+
+class _Files:
+    """What training writes as it goes."""
+
+    def __init__(
+        self, run_dir: Path, checkpoints: "Checkpoints", seconds: float, stop: StopRequest
+    ):
+        self.run_dir = run_dir
+        self.checkpoints = checkpoints
+        self.seconds = seconds
+        self.stop = stop
+        self.saved = time.monotonic()
+
+    def update(self, progress: "Progress") -> bool:
+        """Write what is due; whether to stop."""
+        if progress.metrics is not None:
+            append_row(self.run_dir, progress.metrics)
+        is_due = time.monotonic() - self.saved >= self.seconds
+        if is_due or self.stop.received or progress.step == progress.total_steps:
+            self.save(progress.state)
+        return self.stop.received
+
+    def save(self, state: "State") -> None:
+        self.checkpoints.save(state)
+        self.saved = time.monotonic()
+
+
+def _fit(
+    record: RunRecord,
+    dataset: Dataset,
+    state: "State",
+    files: _Files,
+    on_progress: OnProgress | None,
+) -> "FitResult":
+    from avb.runs._state import encoding
+    from avb.training import fit
+
+    def update(progress: "Progress") -> bool:
+        stop = files.update(progress)
+        if on_progress is not None:
+            on_progress(progress)
+        return stop
+
+    values = record.resolved.values
+    try:
+        return fit(
+            state.method,
+            training_values(dataset.train, values),
+            config=record.config.fit,
+            key=state.key,
+            encoding=encoding(record),
+            validation=held_out_values(
+                dataset.validation, values, seed=HELD_OUT_SEEDS["validation"]
+            ),
+            init_state=state,
+            on_progress=update,
+        )
+    except TrainingError as error:
+        files.save(error.state)  # pyright: ignore[reportArgumentType]
+        raise
+    finally:
+        files.checkpoints.close()
