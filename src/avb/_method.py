@@ -1,6 +1,7 @@
 """A model and its posterior, and how the posterior's density is stood in for."""
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 
 from avb._check import expect_equal
@@ -124,9 +125,10 @@ class Method(eqx.Module):
 
     def _check_shapes_of_critic(self) -> None:
         """A critic or contrast of other sizes fails here, not inside a compiled step."""
-        import jax
 
         def value(method: "Method", x, z, key):
+            assert isinstance(method.contrast, AbstractContrast)
+            assert method.critic is not None
             features = method.posterior.encoder(x)
             density = method.contrast.condition(
                 method.posterior, method.model.fixed_prior, features, key

@@ -9,13 +9,17 @@ from avb._method import Method
 from avb._types import Key
 from avb.contrasts import AnchoredSelfContrast, GaussianContrast, PriorContrast, SelfContrast
 from avb.critics import ResidualCritic
-from avb.objectives import Logistic
+from avb.objectives import Logistic, WeightedLogistic
 from avb.posteriors import (
     FlowPosterior,
     GaussianPosterior,
     ImplicitPosterior,
     SemiImplicitPosterior,
 )
+
+# Contrast draws cost the critic little, since they share its features of the datum, and
+# make its gradient less noisy.
+CONTRAST_DRAWS = 4
 
 
 def _split(architecture: Architecture, key: Key) -> tuple:
@@ -37,7 +41,7 @@ def gaussian_vae(architecture: Architecture, *, key: Key) -> Method:
     return Method(model, GaussianPosterior(encoder, **shapes, key=key_posterior))
 
 
-def iwae(architecture: Architecture, *, importance_samples: int = 8, key: Key) -> Method:
+def iwae(architecture: Architecture, *, importance_samples: int = 5, key: Key) -> Method:
     """Diagonal Gaussian posterior trained on the importance-weighted bound.
 
     References:
@@ -82,7 +86,7 @@ def avb(architecture: Architecture, *, key: Key) -> Method:
 
 
 def avb_adaptive(architecture: Architecture, *, key: Key) -> Method:
-    """Implicit posterior, learned full-covariance Gaussian contrast, logistic critic.
+    """Implicit posterior, learned full-covariance Gaussian contrast, weighted logistic critic.
 
     References:
         Mescheder, Nowozin & Geiger (2017), https://arxiv.org/abs/1701.04722, section 3.3;
@@ -92,7 +96,9 @@ def avb_adaptive(architecture: Architecture, *, key: Key) -> Method:
     posterior = ImplicitPosterior(encoder, **shapes, key=key_posterior)
     contrast = GaussianContrast(architecture.width, architecture.latent_dim, key=key_contrast)
     critic = ResidualCritic(architecture.width, architecture.latent_dim, key=key_critic)
-    return Method(model, posterior, contrast, critic, Logistic())
+    return Method(
+        model, posterior, contrast, critic, WeightedLogistic(), contrast_draws=CONTRAST_DRAWS
+    )
 
 
 def avb_self(architecture: Architecture, *, num_components: int = 16, key: Key) -> Method:

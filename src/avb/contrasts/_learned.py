@@ -59,7 +59,7 @@ class GaussianContrast(AbstractContrast):
         self.latent_dim = latent_dim
         self.covariance = covariance
 
-    def condition(  # noqa: D102
+    def condition(
         self, posterior: AbstractPosterior, prior: dist.Distribution, features: Features, key: Key
     ) -> DiagonalGaussian | FullGaussian:
         frame = posterior.frame(features)
@@ -93,7 +93,7 @@ class FlowContrast(AbstractContrast):
     ):
         self.head = FlowHead(feature_size, latent_dim, layers=layers, width=width, key=key)
 
-    def condition(  # noqa: D102
+    def condition(
         self, posterior: AbstractPosterior, prior: dist.Distribution, features: Features, key: Key
     ) -> FlowDensity:
         return self.head(features, posterior.frame(features))

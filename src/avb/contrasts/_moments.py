@@ -48,7 +48,7 @@ class MomentContrast(AbstractContrast):
                 f"draws of the moment contrast: expected at least 2, got {self.num_draws}"
             )
 
-    def condition(  # noqa: D102
+    def condition(
         self, posterior: AbstractPosterior, prior: dist.Distribution, features: Features, key: Key
     ) -> DiagonalGaussian | FullGaussian:
         keys = jax.random.split(key, self.num_draws)

@@ -22,7 +22,7 @@ class PriorContrast(AbstractContrast):
 
     is_learned: ClassVar[bool] = False
 
-    def condition(  # noqa: D102
+    def condition(
         self, posterior: AbstractPosterior, prior: dist.Distribution, features: Features, key: Key
     ) -> PriorDensity:
         return PriorDensity(prior)

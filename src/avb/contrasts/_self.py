@@ -73,7 +73,7 @@ class AnchoredSelfContrast(AbstractContrast):
         sampler = scipy.stats.qmc.MultivariateNormalQMC([0.0] * noise_dim, rng=seed)
         self.anchors = jnp.asarray(sampler.random(num_components), jnp.float32)
 
-    def condition(  # noqa: D102
+    def condition(
         self, posterior: AbstractPosterior, prior: dist.Distribution, features: Features, key: Key
     ) -> DefensiveMixture:
         if not isinstance(posterior, SemiImplicitPosterior):

@@ -59,13 +59,11 @@ class ResidualCritic(AbstractCritic):
         self.output = jax.tree.map(jnp.zeros_like, output)
         self.width = width
 
-    def features(  # noqa: D102
-        self, x: Datum, posterior_features: Features
-    ) -> Float[Array, " c"]:
+    def features(self, x: Datum, posterior_features: Features) -> Float[Array, " c"]:
         seen = posterior_features if self.encoder is None else self.encoder(x)
         return self.datum(seen)
 
-    def evaluate(self, features: Float[Array, " c"], white: Latent) -> Scalar:  # noqa: D102
+    def evaluate(self, features: Float[Array, " c"], white: Latent) -> Scalar:
         hidden = features[: self.width] + self.latent(white)
         for block in self.blocks:
             hidden = hidden + block(jax.nn.silu(hidden))

@@ -22,13 +22,13 @@ class FlowDensity(AbstractDensity):
     flow: AbstractDistribution
     condition: Float[Array, " c"]
 
-    def sample(self, key: Key) -> Latent:  # noqa: D102
+    def sample(self, key: Key) -> Latent:
         u = self.flow.sample(key, condition=self.condition)
         return self.base.loc + jnp.exp(self.base.log_scale) * u
 
-    def log_prob(self, z: Latent) -> Scalar:  # noqa: D102
+    def log_prob(self, z: Latent) -> Scalar:
         u = self.base.whiten(z)
         return self.flow.log_prob(u, condition=self.condition) - jnp.sum(self.base.log_scale)
 
-    def whiten(self, z: Latent) -> Latent:  # noqa: D102
+    def whiten(self, z: Latent) -> Latent:
         return self.base.whiten(z)

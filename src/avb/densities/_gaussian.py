@@ -28,13 +28,13 @@ class DiagonalGaussian(AbstractDensity):
     loc: Latent
     log_scale: Latent
 
-    def sample(self, key: Key) -> Latent:  # noqa: D102
+    def sample(self, key: Key) -> Latent:
         return self.loc + jnp.exp(self.log_scale) * jax.random.normal(key, self.loc.shape)
 
-    def log_prob(self, z: Latent) -> Scalar:  # noqa: D102
+    def log_prob(self, z: Latent) -> Scalar:
         return standard_normal_log_prob(self.whiten(z)) - jnp.sum(self.log_scale)
 
-    def whiten(self, z: Latent) -> Latent:  # noqa: D102
+    def whiten(self, z: Latent) -> Latent:
         return (z - self.loc) * jnp.exp(-self.log_scale)
 
 
@@ -50,12 +50,12 @@ class FullGaussian(AbstractDensity):
     loc: Latent
     scale_tril: Float[Array, "d d"]
 
-    def sample(self, key: Key) -> Latent:  # noqa: D102
+    def sample(self, key: Key) -> Latent:
         return self.loc + self.scale_tril @ jax.random.normal(key, self.loc.shape)
 
-    def log_prob(self, z: Latent) -> Scalar:  # noqa: D102
+    def log_prob(self, z: Latent) -> Scalar:
         log_det = jnp.sum(jnp.log(jnp.diagonal(self.scale_tril)))
         return standard_normal_log_prob(self.whiten(z)) - log_det
 
-    def whiten(self, z: Latent) -> Latent:  # noqa: D102
+    def whiten(self, z: Latent) -> Latent:
         return jax.scipy.linalg.solve_triangular(self.scale_tril, z - self.loc, lower=True)

@@ -29,17 +29,17 @@ class GaussianMixture(AbstractDensity):
         normaliser = jnp.sum(log_scale, axis=-1) + 0.5 * z.size * jnp.log(2.0 * jnp.pi)
         return -0.5 * jnp.sum(white**2, axis=-1) - normaliser
 
-    def sample(self, key: Key) -> Latent:  # noqa: D102
+    def sample(self, key: Key) -> Latent:
         key_component, key_z = jax.random.split(key)
         index = jax.random.randint(key_component, (), 0, self.components.loc.shape[0])
         chosen = jax.tree.map(lambda leaf: leaf[index], self.components)
         return chosen.sample(key_z)
 
-    def log_prob(self, z: Latent) -> Scalar:  # noqa: D102
+    def log_prob(self, z: Latent) -> Scalar:
         log_probs = self.component_log_probs(z)
         return jax.nn.logsumexp(log_probs) - jnp.log(float(log_probs.size))
 
-    def whiten(self, z: Latent) -> Latent:  # noqa: D102
+    def whiten(self, z: Latent) -> Latent:
         return self.moments().whiten(z)
 
     def moments(self) -> FullGaussian:
@@ -66,14 +66,14 @@ class DefensiveMixture(AbstractDensity):
     narrow: GaussianMixture
     wide: FullGaussian
 
-    def sample(self, key: Key) -> Latent:  # noqa: D102
+    def sample(self, key: Key) -> Latent:
         key_choice, key_narrow, key_wide = jax.random.split(key, 3)
         choice = jax.random.bernoulli(key_choice)
         return jnp.where(choice, self.narrow.sample(key_narrow), self.wide.sample(key_wide))
 
-    def log_prob(self, z: Latent) -> Scalar:  # noqa: D102
+    def log_prob(self, z: Latent) -> Scalar:
         both = jnp.logaddexp(self.narrow.log_prob(z), self.wide.log_prob(z))
         return both - jnp.log(2.0)
 
-    def whiten(self, z: Latent) -> Latent:  # noqa: D102
+    def whiten(self, z: Latent) -> Latent:
         return self.wide.whiten(z)

@@ -16,11 +16,11 @@ class PriorDensity(AbstractDensity):
 
     prior: dist.Distribution
 
-    def sample(self, key: Key) -> Latent:  # noqa: D102
-        return self.prior.sample(key)
+    def sample(self, key: Key) -> Latent:
+        return jnp.asarray(self.prior.sample(key))
 
-    def log_prob(self, z: Latent) -> Scalar:  # noqa: D102
-        return self.prior.log_prob(z)
+    def log_prob(self, z: Latent) -> Scalar:
+        return jnp.asarray(self.prior.log_prob(z))
 
-    def whiten(self, z: Latent) -> Latent:  # noqa: D102
+    def whiten(self, z: Latent) -> Latent:
         return (z - self.prior.mean) / jnp.sqrt(self.prior.variance)

@@ -81,7 +81,10 @@ def elbo(
     parts = (model, posterior, draws)
     values, errors = over_batches(
         lambda x, keys: _exact(parts, x, keys),
-        data, key=key, batch_size=batch_size, progress=progress,
+        data,
+        key=key,
+        batch_size=batch_size,
+        progress=progress,
     )
     return Estimate("ELBO", "exact", values, errors, f"{draws} draws a datum")
 
@@ -94,7 +97,7 @@ def log_mixture_bounds(
     key: Key,
     components: int,
 ) -> tuple[Float[Array, " s"], Float[Array, " s"]]:
-    """log of the mixture over K fresh conditionals, without and with each draw's own.
+    """Log of the mixture over K fresh conditionals, without and with each draw's own.
 
     Memory does not grow with K: components are drawn, evaluated and summed a few at a time.
 
@@ -134,9 +137,7 @@ def _bracket(parts, x, keys):
         z = jax.vmap(lambda density, key: density.sample(key))(
             conditionals, jax.random.split(key_z, draws)
         )
-        without, with_own = log_mixture_bounds(
-            posterior, features, own, z, key_fresh, components
-        )
+        without, with_own = log_mixture_bounds(posterior, features, own, z, key_fresh, components)
         log_joint = jax.vmap(model.log_joint, in_axes=(None, 0))(x, z)
         return _mean_and_error(log_joint - with_own), _mean_and_error(log_joint - without)
 
@@ -194,7 +195,10 @@ def elbo_bracket(
     parts = (model, posterior, draws, components)
     (lower, lower_error), (upper, upper_error) = over_batches(
         lambda x, keys: _bracket(parts, x, keys),
-        data, key=key, batch_size=batch_size, progress=progress,
+        data,
+        key=key,
+        batch_size=batch_size,
+        progress=progress,
     )
     detail = f"{draws} draws a datum, K = {components}"
     return (
@@ -287,7 +291,10 @@ def critic_elbo(
     parts = (method, draws, method.objective.offset(jnp.asarray(on_contrast)))
     values, errors = over_batches(
         lambda x, keys: _critic(parts, x, keys),
-        data, key=key, batch_size=batch_size, progress=progress,
+        data,
+        key=key,
+        batch_size=batch_size,
+        progress=progress,
     )
     detail = f"{draws} draws a datum, critic of training"
     return Estimate("ELBO", "critic estimate, not a bound", values, errors, detail)

@@ -1,6 +1,7 @@
 """All numbers of a method on given data, in one call."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import jax
@@ -68,7 +69,7 @@ def evaluate(
     key_elbo, key_critic, key_importance = jax.random.split(key, 3)
 
     def tell(name: str) -> Callable[[int, int], None] | None:
-        return None if progress is None else lambda done, total: progress(name, done, total)
+        return None if progress is None else functools.partial(progress, name)
 
     model, posterior = method.model, method.posterior
     sizes = {"draws": draws, "progress": tell("ELBO")}
@@ -76,13 +77,15 @@ def evaluate(
     if isinstance(posterior, AbstractTractablePosterior):
         rows.append(elbo(model, posterior, data, key=key_elbo, **sizes))
     elif isinstance(posterior, SemiImplicitPosterior):
-        rows += elbo_bracket(
-            model, posterior, data, key=key_elbo, components=components, **sizes
-        )
+        rows += elbo_bracket(model, posterior, data, key=key_elbo, components=components, **sizes)
     if method.critic is not None:
         rows.append(critic_elbo(method, data, key=key_critic, **sizes))
     bound, effective = importance_bound(
-        model, posterior, data,
-        key=key_importance, samples=importance_samples, progress=tell("log p(x)"),
+        model,
+        posterior,
+        data,
+        key=key_importance,
+        samples=importance_samples,
+        progress=tell("log p(x)"),
     )
     return Evaluation([*rows, bound], effective)

@@ -55,9 +55,7 @@ def _importance(parts, x, keys):
         counts = np.minimum(at_once, samples - at_once * np.arange(chunks))
         chunked = jax.random.split(key_samples, (chunks, at_once))
         start = (jnp.full((), -jnp.inf), jnp.full((), -jnp.inf))
-        (first, second), _ = jax.lax.scan(
-            add, start, (chunked, jnp.asarray(counts, jnp.int32))
-        )
+        (first, second), _ = jax.lax.scan(add, start, (chunked, jnp.asarray(counts, jnp.int32)))
         effective = jnp.exp(2.0 * first - second)
         # Delta method: the relative variance of the mean weight.
         error = jnp.sqrt(jnp.maximum(1.0 / effective - 1.0 / samples, 0.0))
@@ -106,7 +104,10 @@ def importance_bound(
     parts = (model, posterior, samples)
     values, errors, effective = over_batches(
         lambda x, keys: _importance(parts, x, keys),
-        data, key=key, batch_size=batch_size, progress=progress,
+        data,
+        key=key,
+        batch_size=batch_size,
+        progress=progress,
     )
     detail = (
         f"{samples} importance samples, Gaussian proposal, "

@@ -55,15 +55,15 @@ class LatentVariableModel(eqx.Module):
         return jax.lax.stop_gradient(self.prior)
 
     def log_prior(self, z: Latent) -> Scalar:
-        """log p(z), in nats."""
-        return self.fixed_prior.log_prob(z)
+        """Log p(z), in nats."""
+        return jnp.asarray(self.fixed_prior.log_prob(z))
 
     def log_likelihood(self, x: Datum, z: Latent) -> Scalar:
-        """log p(x|z), summed over the datum's elements, in nats."""
+        """Log p(x|z), summed over the datum's elements, in nats."""
         return jnp.sum(self.likelihood.distribution(self.decoder(z)).log_prob(x))
 
     def log_joint(self, x: Datum, z: Latent) -> Scalar:
-        """log p(x, z), in nats."""
+        """Log p(x, z), in nats."""
         return self.log_prior(z) + self.log_likelihood(x, z)
 
     def mean(self, z: Latent) -> Datum:
@@ -73,5 +73,5 @@ class LatentVariableModel(eqx.Module):
     def sample(self, key: Key) -> tuple[Latent, Datum]:
         """Draw one ``(z, x)`` from the model."""
         key_z, key_x = jax.random.split(key)
-        z = self.fixed_prior.sample(key_z)
-        return z, self.likelihood.distribution(self.decoder(z)).sample(key_x)
+        z = jnp.asarray(self.fixed_prior.sample(key_z))
+        return z, jnp.asarray(self.likelihood.distribution(self.decoder(z)).sample(key_x))

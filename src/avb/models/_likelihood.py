@@ -46,7 +46,7 @@ class Bernoulli(AbstractLikelihood):
 
     num_parameters: int = eqx.field(static=True, default=1)
 
-    def distribution(self, parameters: Parameters) -> dist.Distribution:  # noqa: D102
+    def distribution(self, parameters: Parameters) -> dist.Distribution:
         return dist.BernoulliLogits(parameters[0])
 
 
@@ -63,7 +63,7 @@ class FixedNormal(AbstractLikelihood):
     def __check_init__(self):
         expect_positive("scale of the normal likelihood", self.scale)
 
-    def distribution(self, parameters: Parameters) -> dist.Distribution:  # noqa: D102
+    def distribution(self, parameters: Parameters) -> dist.Distribution:
         return dist.Normal(parameters[0], self.scale)
 
 
@@ -81,7 +81,7 @@ class PixelNormal(AbstractLikelihood):
         self.raw_scale = jnp.zeros(data_shape)
         self.num_parameters = 1
 
-    def distribution(self, parameters: Parameters) -> dist.Distribution:  # noqa: D102
+    def distribution(self, parameters: Parameters) -> dist.Distribution:
         expect_equal("data shape of the likelihood", self.raw_scale.shape, parameters.shape[1:])
         return dist.Normal(parameters[0], bounded_scale(self.raw_scale))
 
@@ -91,7 +91,7 @@ class DecodedNormal(AbstractLikelihood):
 
     num_parameters: int = eqx.field(static=True, default=2)
 
-    def distribution(self, parameters: Parameters) -> dist.Distribution:  # noqa: D102
+    def distribution(self, parameters: Parameters) -> dist.Distribution:
         return dist.Normal(parameters[0], bounded_scale(parameters[1]))
 
 
@@ -111,10 +111,10 @@ class Categorical(AbstractLikelihood):
             raise ConfigError(f"number of classes: expected at least 2, got {num_classes}")
         self.num_parameters = num_classes
 
-    def distribution(self, parameters: Parameters) -> dist.Distribution:  # noqa: D102
+    def distribution(self, parameters: Parameters) -> dist.Distribution:
         return dist.CategoricalLogits(jnp.moveaxis(parameters, 0, -1))
 
-    def mean(self, parameters: Parameters) -> Datum:  # noqa: D102
+    def mean(self, parameters: Parameters) -> Datum:
         levels = jnp.arange(self.num_parameters, dtype=parameters.dtype)
         return jnp.tensordot(levels, jax.nn.softmax(parameters, axis=0), axes=1)
 
@@ -124,7 +124,7 @@ class Poisson(AbstractLikelihood):
 
     num_parameters: int = eqx.field(static=True, default=1)
 
-    def distribution(self, parameters: Parameters) -> dist.Distribution:  # noqa: D102
+    def distribution(self, parameters: Parameters) -> dist.Distribution:
         return dist.Poisson(_bounded_rate(parameters[0]))
 
 
@@ -133,7 +133,7 @@ class NegativeBinomial(AbstractLikelihood):
 
     num_parameters: int = eqx.field(static=True, default=2)
 
-    def distribution(self, parameters: Parameters) -> dist.Distribution:  # noqa: D102
+    def distribution(self, parameters: Parameters) -> dist.Distribution:
         return dist.NegativeBinomial2(_bounded_rate(parameters[0]), bounded_scale(parameters[1]))
 
 
@@ -153,7 +153,7 @@ class FamilyLikelihood(AbstractLikelihood):
     family: Callable[[Parameters], dist.Distribution]
     num_parameters: int = eqx.field(static=True)
 
-    def distribution(self, parameters: Parameters) -> dist.Distribution:  # noqa: D102
+    def distribution(self, parameters: Parameters) -> dist.Distribution:
         return self.family(parameters)
 
 

@@ -48,9 +48,7 @@ def _patches(image: Float[Array, "h w c"]) -> Float[Array, "h2 w2 kkc"]:
     return jnp.concatenate(slices, axis=-1)
 
 
-def _unpatch(
-    patches: Float[Array, "h w kkc"], height: int, width: int
-) -> Float[Array, "h2 w2 c"]:
+def _unpatch(patches: Float[Array, "h w kkc"], height: int, width: int) -> Float[Array, "h2 w2 c"]:
     """The transpose of :func:`_patches`: every window added back to where it was cut."""
     rows, columns, depth = patches.shape
     channels = depth // KERNEL**2
@@ -87,7 +85,10 @@ class _TransposedConv(eqx.Module):
         self.width = width
 
     def __call__(self, image: Float[Array, "h w c"]) -> Float[Array, "h2 w2 o"]:
-        return _unpatch(image @ self.linear.weight.T, self.height, self.width) + self.bias[None, None, :]
+        return (
+            _unpatch(image @ self.linear.weight.T, self.height, self.width)
+            + self.bias[None, None, :]
+        )
 
 
 class ConvEncoder(eqx.Module):

@@ -18,10 +18,8 @@ class DonskerVaradhan(AbstractObjective):
         Belghazi et al. (2018), https://arxiv.org/abs/1801.04062, theorem 1.
     """
 
-    def loss(  # noqa: D102
-        self, on_posterior: Float[Array, " n"], on_contrast: Float[Array, "n m"]
-    ) -> Scalar:
+    def loss(self, on_posterior: Float[Array, " n"], on_contrast: Float[Array, "n m"]) -> Scalar:
         return self.offset(on_contrast) - jnp.mean(on_posterior)
 
-    def offset(self, on_contrast: Float[Array, "n m"]) -> Scalar:  # noqa: D102
+    def offset(self, on_contrast: Float[Array, "n m"]) -> Scalar:
         return jax.nn.logsumexp(on_contrast) - jnp.log(float(on_contrast.size))

@@ -19,9 +19,7 @@ class KLDual(AbstractObjective):
         Nguyen, Wainwright & Jordan (2010), https://arxiv.org/abs/0809.0853.
     """
 
-    def loss(  # noqa: D102
-        self, on_posterior: Float[Array, " n"], on_contrast: Float[Array, "n m"]
-    ) -> Scalar:
+    def loss(self, on_posterior: Float[Array, " n"], on_contrast: Float[Array, "n m"]) -> Scalar:
         return jnp.mean(jnp.exp(on_contrast)) - jnp.mean(on_posterior)
 
     def log_density_minus_one(

@@ -14,7 +14,5 @@ class LeastSquares(AbstractObjective):
         Kanamori, Hido & Sugiyama (2009), https://jmlr.org/papers/v10/kanamori09a.html.
     """
 
-    def loss(  # noqa: D102
-        self, on_posterior: Float[Array, " n"], on_contrast: Float[Array, "n m"]
-    ) -> Scalar:
+    def loss(self, on_posterior: Float[Array, " n"], on_contrast: Float[Array, "n m"]) -> Scalar:
         return 0.5 * jnp.mean(jnp.exp(2.0 * on_contrast)) - jnp.mean(jnp.exp(on_posterior))

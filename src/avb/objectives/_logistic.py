@@ -15,9 +15,7 @@ class Logistic(AbstractObjective):
         Mescheder, Nowozin & Geiger (2017), https://arxiv.org/abs/1701.04722, eq. 3.3.
     """
 
-    def loss(  # noqa: D102
-        self, on_posterior: Float[Array, " n"], on_contrast: Float[Array, "n m"]
-    ) -> Scalar:
+    def loss(self, on_posterior: Float[Array, " n"], on_contrast: Float[Array, "n m"]) -> Scalar:
         return jnp.mean(jax.nn.softplus(-on_posterior)) + jnp.mean(jax.nn.softplus(on_contrast))
 
 
@@ -28,9 +26,7 @@ class WeightedLogistic(AbstractObjective):
     :class:`Logistic`, m → ∞ tends to :class:`KLDual`.
     """
 
-    def loss(  # noqa: D102
-        self, on_posterior: Float[Array, " n"], on_contrast: Float[Array, "n m"]
-    ) -> Scalar:
+    def loss(self, on_posterior: Float[Array, " n"], on_contrast: Float[Array, "n m"]) -> Scalar:
         ratio = float(on_contrast.shape[1])
         log_ratio = jnp.log(ratio)
         positive = jnp.mean(jax.nn.softplus(log_ratio - on_posterior))

@@ -65,5 +65,5 @@ class AbstractTractablePosterior(AbstractPosterior):
         """q(z|x) as a density, from the features of one datum."""
 
     def log_prob(self, x: Datum, z: Latent) -> Scalar:
-        """log q(z|x) for one datum and one latent vector, in nats."""
+        """Log q(z|x) for one datum and one latent vector, in nats."""
         return self.density(self.encoder(x)).log_prob(z)

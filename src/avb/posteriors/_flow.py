@@ -51,11 +51,11 @@ class FlowPosterior(AbstractTractablePosterior):
         )
         self.latent_dim = latent_dim
 
-    def density(self, features: Features) -> FlowDensity:  # noqa: D102
+    def density(self, features: Features) -> FlowDensity:
         return self.head(features)
 
-    def frame(self, features: Features) -> DiagonalGaussian:  # noqa: D102
+    def frame(self, features: Features) -> DiagonalGaussian:
         return self.density(features).base
 
-    def draw(self, features: Features, key: Key) -> Latent:  # noqa: D102
+    def draw(self, features: Features, key: Key) -> Latent:
         return self.density(features).sample(key)

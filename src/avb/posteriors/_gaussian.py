@@ -49,13 +49,13 @@ class GaussianPosterior(AbstractTractablePosterior):
         self.head = eqx.nn.Linear(feature_size(encoder, data_shape), 2 * latent_dim, key=key)
         self.latent_dim = latent_dim
 
-    def density(self, features: Features) -> DiagonalGaussian:  # noqa: D102
+    def density(self, features: Features) -> DiagonalGaussian:
         return diagonal_from(self.head(features), self.latent_dim)
 
-    def frame(self, features: Features) -> DiagonalGaussian:  # noqa: D102
+    def frame(self, features: Features) -> DiagonalGaussian:
         return self.density(features)
 
-    def draw(self, features: Features, key: Key) -> Latent:  # noqa: D102
+    def draw(self, features: Features, key: Key) -> Latent:
         return self.density(features).sample(key)
 
 
@@ -79,11 +79,11 @@ class FullGaussianPosterior(AbstractTractablePosterior):
         self.head = eqx.nn.Linear(feature_size(encoder, data_shape), size, key=key)
         self.latent_dim = latent_dim
 
-    def density(self, features: Features) -> FullGaussian:  # noqa: D102
+    def density(self, features: Features) -> FullGaussian:
         return full_from(self.head(features), self.latent_dim)
 
-    def frame(self, features: Features) -> DiagonalGaussian:  # noqa: D102
+    def frame(self, features: Features) -> DiagonalGaussian:
         return diagonal_from(self.head(features)[: 2 * self.latent_dim], self.latent_dim)
 
-    def draw(self, features: Features, key: Key) -> Latent:  # noqa: D102
+    def draw(self, features: Features, key: Key) -> Latent:
         return self.density(features).sample(key)

@@ -72,7 +72,7 @@ class ImplicitPosterior(AbstractPosterior):
         self.latent_dim = latent_dim
         self.noise_dim = noise_dim
 
-    def draw(self, features: Features, key: Key) -> Latent:  # noqa: D102
+    def draw(self, features: Features, key: Key) -> Latent:
         noise = jax.random.normal(key, (self.noise_dim,))
         raw = self.head(features)
         frame = diagonal_from(raw[: 2 * self.latent_dim], self.latent_dim)
@@ -80,7 +80,7 @@ class ImplicitPosterior(AbstractPosterior):
         inner = noise[: self.latent_dim] + bounded_shift(bend)
         return frame.loc + jnp.exp(frame.log_scale) * inner
 
-    def frame(self, features: Features) -> DiagonalGaussian:  # noqa: D102
+    def frame(self, features: Features) -> DiagonalGaussian:
         return diagonal_from(self.head(features)[: 2 * self.latent_dim], self.latent_dim)
 
 
@@ -130,19 +130,17 @@ class BasisPosterior(AbstractPosterior):
         self.noise_dim = latent_dim if noise_dim is None else noise_dim
 
         def network(key: Key) -> eqx.nn.MLP:
-            return eqx.nn.MLP(
-                self.noise_dim, latent_dim, width, 2, activation=jax.nn.silu, key=key
-            )
+            return eqx.nn.MLP(self.noise_dim, latent_dim, width, 2, activation=jax.nn.silu, key=key)
 
         self.basis = eqx.filter_vmap(network)(jax.random.split(key_basis, num_basis))
 
-    def draw(self, features: Features, key: Key) -> Latent:  # noqa: D102
+    def draw(self, features: Features, key: Key) -> Latent:
         noise = jax.random.normal(key, (self.num_basis, self.noise_dim))
         vectors = eqx.filter_vmap(lambda network, e: network(e))(self.basis, noise)
         raw = self.head(features).reshape(1 + self.num_basis, self.latent_dim)
         return raw[0] + jnp.sum(raw[1:] * vectors, axis=0)
 
-    def frame(self, features: Features) -> DiagonalGaussian:  # noqa: D102
+    def frame(self, features: Features) -> DiagonalGaussian:
         raw = self.head(features).reshape(1 + self.num_basis, self.latent_dim)
         variance = jnp.mean(raw[1:] ** 2, axis=0)
         return DiagonalGaussian(raw[0], bounded_log_scale(0.5 * jnp.log(variance + 1e-12)))

@@ -75,14 +75,14 @@ class SemiImplicitPosterior(AbstractPosterior):
             frame.log_scale + bounded_shift(log_shrink),
         )
 
-    def frame(self, features: Features) -> DiagonalGaussian:  # noqa: D102
+    def frame(self, features: Features) -> DiagonalGaussian:
         return diagonal_from(self.head(features)[: 2 * self.latent_dim], self.latent_dim)
 
     def components(self, features: Features, noise: Float[Array, "k e"]) -> DiagonalGaussian:
         """The conditionals of several mixing variables, stacked along the first axis."""
         return jax.vmap(self.conditional, in_axes=(None, 0))(features, noise)
 
-    def draw(self, features: Features, key: Key) -> Latent:  # noqa: D102
+    def draw(self, features: Features, key: Key) -> Latent:
         key_noise, key_z = jax.random.split(key)
         noise = jax.random.normal(key_noise, (self.noise_dim,))
         return self.conditional(features, noise).sample(key_z)

@@ -26,7 +26,9 @@ def draw_curves(run: Run) -> None:
             _line(panels[2], rows, "critic_loss", COLOURS[0], "loss")
             panels[2].set(title=f"Critic loss ({info.critic})", ylabel="nats per datum")
             if info.critic == "logistic":
-                panels[2].axhline(2 * np.log(2), color=MUTED, linewidth=0.8, linestyle="--")
+                chance = {"color": MUTED, "linewidth": 0.8, "linestyle": "--"}
+                panels[2].axhline(2 * np.log(2), **chance, label="2 log 2, where T = 0")
+                panels[2].legend(loc="best", fontsize=8)
         for axes in panels:
             axes.set_xlabel("epoch")
 
@@ -44,5 +46,7 @@ def _draw_elbo(axes: Axes, rows: list[Row], *, title: str) -> None:
 
 
 def _line(axes: Axes, rows: list[Row], name: str, colour: str, label: str) -> None:
-    values = [np.nan if row.get(name) is None else row[name] for row in rows]
-    axes.plot([row["epoch"] for row in rows], values, ".-", color=colour, markersize=3, label=label)
+    epochs, values = (
+        np.array([row.get(column) for row in rows], np.float64) for column in ("epoch", name)
+    )
+    axes.plot(epochs, values, ".-", color=colour, markersize=3, label=label)

@@ -42,7 +42,7 @@ def figure(path: Path, width: float, height: float) -> Iterator[Figure]:
     Raises:
         RunError: The file cannot be written.
     """
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(_STYLE):  # pyright: ignore[reportArgumentType]
         drawn = Figure(figsize=(width, height), layout="constrained")
         yield drawn
         content = io.BytesIO()

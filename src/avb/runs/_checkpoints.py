@@ -3,21 +3,26 @@
 import contextlib
 import hashlib
 import logging
+import shutil
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from numpyro.distributions import Distribution
 
 from avb._errors import RunError
 from avb.runs._folder import CHECKPOINTS, write_error
 from avb.training import State
 
 KEPT = 3
+# Room for the metadata of a checkpoint.
+MARGIN = 2**20
 DIGEST = "sha256"
 
 # What Orbax and TensorStore were seen to raise for full disks and damaged files.
@@ -37,16 +42,18 @@ class Checkpoints:
     def __init__(self, folder: Path, *, writable: bool):
         self.folder = folder
         self.writable = writable
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=KEPT if writable else None,
-            create=writable,
-            cleanup_tmp_directories=writable,
-            read_only=not writable,
-            enable_async_checkpointing=False,
-        )
         try:
             with _quiet():
-                self.manager = ocp.CheckpointManager(folder / CHECKPOINTS, options=options)
+                options = ocp.CheckpointManagerOptions(
+                    max_to_keep=KEPT,
+                    create=writable,
+                    cleanup_tmp_directories=writable,
+                    read_only=not writable,
+                    enable_async_checkpointing=False,
+                )
+                self.manager = ocp.CheckpointManager(
+                    (folder / CHECKPOINTS).absolute(), options=options
+                )
         except OSError as error:
             raise write_error(folder / CHECKPOINTS, error.strerror or str(error)) from error
 
@@ -61,6 +68,7 @@ class Checkpoints:
             return
         arrays = to_arrays(state)
         arrays[DIGEST] = digest(arrays)
+        self._expect_room(sum(array.nbytes for array in arrays.values()))
         try:
             with _quiet():
                 self.manager.save(step, args=ocp.args.StandardSave(arrays))  # pyright: ignore
@@ -99,8 +107,17 @@ class Checkpoints:
         with _quiet():
             self.manager.close()
 
+    def _expect_room(self, size: int) -> None:
+        """Refuse to begin on a full disk, which TensorStore reports once for every array."""
+        free = shutil.disk_usage(self.folder).free
+        if free < size + MARGIN:
+            raise write_error(
+                self.folder / CHECKPOINTS,
+                f"No space left on device: {size + MARGIN} bytes needed, {free} free",
+            )
+
     def _read(self, step: int, described: State) -> Arrays:
-        wanted = {name: _raw_shape(leaf) for name, leaf in _named_leaves(described).items()}
+        wanted = {name: _raw_shape(leaf) for name, leaf in _array_leaves(described).items()}
         wanted[DIGEST] = jax.ShapeDtypeStruct((32,), np.uint8)
         with _quiet():
             restored = self.manager.restore(step, args=ocp.args.StandardRestore(wanted))  # pyright: ignore
@@ -121,20 +138,22 @@ def to_arrays(state: State) -> Arrays:
     """All arrays of a state by name; PRNG keys as their data."""
     return {
         name: np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
-        for name, leaf in _named_leaves(state).items()
+        for name, leaf in _array_leaves(state).items()
     }
 
 
 def from_arrays(arrays: Arrays, described: State) -> State:
     """The state whose arrays these are."""
 
-    def fill(path: tuple, leaf: object) -> object:
+    def fill(name: str, leaf: Any) -> Any:
         if not _is_arraylike(leaf):
             return leaf
-        values = jnp.asarray(arrays[jax.tree_util.keystr(path)])
+        # A copy, since jnp.asarray may share the memory that Orbax read into.
+        values = jnp.array(arrays[name])
         return jax.random.wrap_key_data(values) if _is_key(leaf) else values
 
-    return jax.tree_util.tree_map_with_path(fill, described)
+    filled = [fill(name, leaf) for name, leaf in named_leaves(described)]
+    return jax.tree.unflatten(jax.tree.structure(described), filled)
 
 
 def digest(arrays: Arrays) -> np.ndarray:
@@ -146,9 +165,26 @@ def digest(arrays: Arrays) -> np.ndarray:
     return np.frombuffer(total.digest(), np.uint8)
 
 
-def _named_leaves(state: State) -> dict[str, jax.Array]:
-    leaves, _ = jax.tree_util.tree_flatten_with_path(eqx.filter(state, _is_arraylike))
-    return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
+def named_leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """All leaves in JAX's order, under names that are the same in every process.
+
+    NumPyro flattens a distribution in the order of a set of strings, which changes from
+    process to process: a position would name its scale in one and its mean in another.
+    """
+    leaves, _ = jax.tree_util.tree_flatten_with_path(
+        tree, is_leaf=lambda node: isinstance(node, Distribution)
+    )
+    for path, leaf in leaves:
+        name = prefix + jax.tree_util.keystr(path)
+        if isinstance(leaf, Distribution):
+            for field in type(leaf).gather_pytree_data_fields():
+                yield from named_leaves(leaf.__dict__.get(field), f"{name}.{field}")
+        else:
+            yield name, leaf
+
+
+def _array_leaves(state: State) -> dict[str, Any]:
+    return {name: leaf for name, leaf in named_leaves(state) if _is_arraylike(leaf)}
 
 
 def _is_arraylike(leaf: object) -> bool:

@@ -84,7 +84,9 @@ class RunConfig:
     def located(self) -> "RunConfig":
         """The same with absolute paths, so that the run can go on from another folder."""
         is_name = self.data == "digits" or self.data in MNIST_NAMES
-        data = self.data if is_name or not self.data else str(Path(self.data).absolute())
+        # What does not exist is refused later, under the name that the user gave.
+        is_path = not is_name and Path(self.data).exists()
+        data = str(Path(self.data).absolute()) if is_path else self.data
         data_dir = self.data_dir and str(Path(self.data_dir).absolute())
         return dataclasses.replace(self, data=data, data_dir=data_dir)
 

@@ -31,10 +31,6 @@ class EvaluationSettings:
     importance_samples: int = 1000
     seed: int = 0
 
-    def __post_init__(self):
-        if self.num_data is not None and self.num_data < 1:
-            raise ConfigError(f"num_data: expected at least 1, got {self.num_data}")
-
 
 def evaluate_run(
     run: Run,
@@ -53,10 +49,13 @@ def evaluate_run(
         What was written: the rows of :class:`avb.Evaluation` and what they belong to.
 
     Raises:
-        ConfigError: Too few draws or samples.
+        ConfigError: Too few data, draws or samples.
         DataError: The data cannot be loaded.
         RunError: The data have changed, or the folder cannot be written.
     """
+    if settings.num_data is not None and settings.num_data < 1:
+        raise ConfigError(f"num_data: expected at least 1, got {settings.num_data}")
+
     import jax
 
     from avb.evaluation import evaluate

@@ -67,8 +67,8 @@ def train_run(
         run_dir.mkdir(parents=True, exist_ok=True)
     with locked(run_dir), stop_on_signal() as stop:
         _expect_free(run_dir, config)
-        write_record(run_dir, record)
         state = initial_state(record)
+        write_record(run_dir, record)
         checkpoints = Checkpoints(run_dir, writable=True)
         checkpoints.save(state)
         files = _Files(run_dir, checkpoints, checkpoint_seconds, stop)
@@ -145,14 +145,12 @@ class _Files:
         self.stop = stop
         self.saved = time.monotonic()
 
-    def update(self, progress: "Progress") -> bool:
-        """Write what is due; whether to stop."""
+    def update(self, progress: "Progress") -> None:
+        """Write what is due."""
         if progress.metrics is not None:
             append_row(self.run_dir, progress.metrics)
-        is_due = time.monotonic() - self.saved >= self.seconds
-        if is_due or self.stop.received or progress.step == progress.total_steps:
+        if time.monotonic() - self.saved >= self.seconds:
             self.save(progress.state)
-        return self.stop.received
 
     def save(self, state: "State") -> None:
         self.checkpoints.save(state)
@@ -170,14 +168,14 @@ def _fit(
     from avb.training import fit
 
     def update(progress: "Progress") -> bool:
-        stop = files.update(progress)
+        files.update(progress)
         if on_progress is not None:
             on_progress(progress)
-        return stop
+        return files.stop.received
 
     values = record.resolved.values
     try:
-        return fit(
+        result = fit(
             state.method,
             training_values(dataset.train, values),
             config=record.config.fit,
@@ -189,6 +187,8 @@ def _fit(
             init_state=state,
             on_progress=update,
         )
+        files.save(result.state)
+        return result
     except TrainingError as error:
         files.save(error.state)  # pyright: ignore[reportArgumentType]
         raise

@@ -93,7 +93,7 @@ def fit(
         key: PRNG key. The same key, data and settings give the same result bit for bit,
             also when the run is interrupted and resumed.
 
-    Other arguments:
+    Other Arguments:
         encoding: ``"binarise"`` draws ``uint8`` pixels anew at each use, ``"real"`` takes
             values as they are (``uint8`` pixels scaled to [0, 1]). By default ``uint8``
             data are binarised.
@@ -212,4 +212,3 @@ def _non_finite(state: State) -> TrainingError:
         "good parameters are kept: try a lower learning rate or check the data's range",
         state=state,
     )
-

@@ -66,5 +66,3 @@ def part_at_fault(
     bad_gradients = ~jnp.isfinite(squared_norms)
     bad = jnp.where(jnp.any(bad_values), bad_values, bad_gradients)
     return ~jnp.any(bad), jnp.argmax(bad).astype(jnp.int32)
-
-

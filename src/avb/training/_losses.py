@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, PyTree
 
 from avb._method import Method
 from avb._types import Key, Scalar
-from avb.contrasts import SelfContrast
+from avb.contrasts import AbstractContrast, SelfContrast
 from avb.contrasts._self import mixture
 from avb.posteriors import AbstractTractablePosterior, SemiImplicitPosterior
 
@@ -178,7 +178,7 @@ def contest(
 ) -> Contest:
     """The critic's values on posterior and contrast draws; posterior and draws are constants."""
     contrast, critic, prior = method.contrast, method.critic, method.model.fixed_prior
-    assert contrast is not None
+    assert isinstance(contrast, AbstractContrast)
     assert critic is not None
     features, z = lax.stop_gradient((features, z))
     posterior = stop(method.posterior)

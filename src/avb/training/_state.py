@@ -1,5 +1,7 @@
 """Everything that a training run carries from one step to the next."""
 
+from typing import TypeVar
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,8 @@ from avb.training._batches import DeviceData
 from avb.training._config import FitConfig
 from avb.training._guard import PARTS, Faults
 from avb.training._losses import Terms
+
+Tree = TypeVar("Tree")
 
 
 class Sums(eqx.Module):
@@ -113,8 +117,6 @@ def init(method: Method, data: DeviceData, config: FitConfig, *, key: Key) -> St
     return copied(state)
 
 
-def copied(state: State) -> State:
-    """The same state in buffers of its own, which a compiled run may then reuse."""
-    return jax.tree.map(lambda leaf: jnp.copy(leaf) if eqx.is_array(leaf) else leaf, state)
-
-
+def copied(tree: Tree) -> Tree:
+    """The same tree in buffers of its own, which a compiled run may then reuse."""
+    return jax.tree.map(lambda leaf: jnp.copy(leaf) if eqx.is_array(leaf) else leaf, tree)

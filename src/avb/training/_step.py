@@ -64,9 +64,10 @@ def step(state: State, data: DeviceData, config: FitConfig) -> State:
     gradient = eqx.filter_grad(total_loss, has_aux=True)
     gradients, terms = gradient(method, x, key_loss, beta)
     squared = jnp.stack(
-        [squared_norm(part) for part in (
-            gradients.posterior, gradients.model, gradients.contrast, gradients.critic
-        )]
+        [
+            squared_norm(part)
+            for part in (gradients.posterior, gradients.model, gradients.contrast, gradients.critic)
+        ]
     )
     ok, part = part_at_fault(terms, squared)
     learns = ok & (state.step >= config.critic_warmup) if method.critic is not None else ok
@@ -75,13 +76,21 @@ def step(state: State, data: DeviceData, config: FitConfig) -> State:
     model_gradients, adversary_gradients = players(gradients)
     norms = jnp.sqrt(squared)
     model, model_state = _update(
-        optimiser, model_gradients, state.model_optimiser, model,
-        scale=_clip(squared[0] + squared[1], config.clip_norm), ok=learns,
+        optimiser,
+        model_gradients,
+        state.model_optimiser,
+        model,
+        scale=_clip(squared[0] + squared[1], config.clip_norm),
+        ok=learns,
     )
     if method.critic is not None:
         adversary, adversary_state = _update(
-            adversary_optimiser, adversary_gradients, adversary_state, adversary,
-            scale=_clip(squared[2] + squared[3], config.clip_norm), ok=ok,
+            adversary_optimiser,
+            adversary_gradients,
+            adversary_state,
+            adversary,
+            scale=_clip(squared[2] + squared[3], config.clip_norm),
+            ok=ok,
         )
     return State(
         method=_with_players(method, model, adversary),
@@ -116,8 +125,12 @@ def _critic_step(
     model, adversary = players(method)
     squared = squared_norm(gradients)
     adversary, optimiser_state = _update(
-        optimiser, gradients, optimiser_state, adversary,
-        scale=_clip(squared, config.clip_norm), ok=jnp.isfinite(squared),
+        optimiser,
+        gradients,
+        optimiser_state,
+        adversary,
+        scale=_clip(squared, config.clip_norm),
+        ok=jnp.isfinite(squared),
     )
     return _with_players(method, model, adversary), optimiser_state
 
@@ -195,5 +208,3 @@ def run(inputs: Inputs, state: State) -> State:
         return eqx.filter(advanced, eqx.is_array)
 
     return eqx.combine(lax.while_loop(goes_on, body, arrays), static)
-
-

@@ -1,0 +1,33 @@
+# `make demo` and `make test` work from a bare clone with Python 3.11 or newer and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+DEMO := runs/demo
+
+.PHONY: demo test lint types clean
+
+demo: $(READY)
+	rm -rf $(DEMO)
+	$(BIN)/avb train digits --method avb-adaptive --run-dir $(DEMO)
+	$(BIN)/avb evaluate $(DEMO)
+	$(BIN)/avb sample $(DEMO) -n 64
+	$(BIN)/avb reconstruct $(DEMO)
+
+test: $(READY)
+	$(BIN)/python -m pytest -n 2
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)
+	$(BIN)/pyright
+
+clean:
+	rm -rf $(VENV) $(DEMO)
+
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+	touch $@

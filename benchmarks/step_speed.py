@@ -1,0 +1,149 @@
+"""A training step against the matrix products of its own compiled program alone.
+
+The products are read from the optimised program, so duplicates that the compiler removed
+do not count; their operands are random matrices of the same shapes. MLP 300-300, d = 8,
+batch 128, 784 binarised pixels.
+
+    python -m benchmarks.step_speed
+"""
+
+import math
+import re
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+import avb
+from avb.training import DeviceData, State, init, run, step
+from avb.training._step import Inputs
+from benchmarks._timing import interleaved, median_ratio, write_table
+
+STEPS = 100
+ROUNDS = 15
+DATA = 20_000
+CONFIG = avb.FitConfig(epochs=1000)
+
+_DEFINITION = re.compile(r"%?([\w.\-]+) = (?:f32|bf16|f16)\[([\d,]*)\]")
+_DOT = re.compile(
+    r" dot\(%?([\w.\-]+), %?([\w.\-]+)\)"
+    r"(?:, lhs_batch_dims=\{([\d,]*)\})?, lhs_contracting_dims=\{([\d,]*)\}"
+    r"(?:, rhs_batch_dims=\{([\d,]*)\})?, rhs_contracting_dims=\{([\d,]*)\}"
+)
+
+
+def _ints(text: str | None) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(",")) if text else ()
+
+
+def products(program: str) -> list[tuple]:
+    """(lhs shape, rhs shape, dimension numbers) of every product in an optimised program."""
+    # Names repeat across computations; a product's operands are in its own.
+    found, shapes = [], {}
+    for line in program.splitlines():
+        if line.endswith("{"):
+            shapes = {}
+            for name, shape in re.findall(r"%?([\w.\-]+): f32\[([\d,]*)\]", line):
+                shapes[name] = _ints(shape)
+        definition = _DEFINITION.search(line)
+        if definition:
+            shapes[definition.group(1)] = _ints(definition.group(2))
+        dot = _DOT.search(line)
+        if dot:
+            lhs, rhs, lhs_batch, lhs_contract, rhs_batch, rhs_contract = dot.groups()
+            numbers = (
+                (_ints(lhs_contract), _ints(rhs_contract)),
+                (_ints(lhs_batch), _ints(rhs_batch)),
+            )
+            found.append((shapes[lhs], shapes[rhs], numbers))
+    return found
+
+
+def flops(lhs: tuple[int, ...], rhs: tuple[int, ...], numbers: tuple) -> int:
+    """Additions and multiplications of one product."""
+    (_, rhs_contract), (_, rhs_batch) = numbers
+    free = math.prod(
+        size for axis, size in enumerate(rhs) if axis not in (*rhs_contract, *rhs_batch)
+    )
+    return 2 * math.prod(lhs) * free
+
+
+def products_alone(found: list[tuple]) -> Callable[[], None]:
+    """A call that computes the products ``STEPS`` times and nothing else."""
+    rng = np.random.default_rng(0)
+
+    def operand(shape):
+        return jnp.asarray(rng.standard_normal(shape), jnp.float32)
+
+    operands = [(operand(lhs), operand(rhs)) for lhs, rhs, _ in found]
+    numbers = [n for _, _, n in found]
+
+    @jax.jit
+    def once(operands):
+        return [lax.dot_general(a, b, n) for (a, b), n in zip(operands, numbers, strict=True)]
+
+    def call() -> None:
+        out = None
+        for _ in range(STEPS):
+            out = once(operands)
+        jax.block_until_ready(out)
+
+    return call
+
+
+def compiled_text(state: State, data: DeviceData) -> str:
+    arrays, static = eqx.partition(state, eqx.is_array)
+
+    def one_step(arrays):
+        return eqx.filter(step(eqx.combine(arrays, static), data, CONFIG), eqx.is_array)
+
+    return jax.jit(one_step).lower(arrays).compile().as_text()
+
+
+def steps_of(state: State, data: DeviceData) -> Callable[[], None]:
+    """A call that takes ``STEPS`` training steps."""
+    holder = [state]
+
+    def call() -> None:
+        state = holder[0]
+        until = state.step + STEPS
+        holder[0] = run(Inputs(data, CONFIG, until), state)
+        jax.block_until_ready(holder[0].step)
+
+    return call
+
+
+def main() -> None:
+    rng = np.random.default_rng(0)
+    raw = (rng.random((DATA, 28, 28)) < 0.2).astype(np.uint8) * 255
+    data = DeviceData(raw, "binarise", CONFIG.batch_size)
+    architecture = avb.Architecture((28, 28), input_shift=0.13, input_scale=0.31)
+    candidates, work = {}, {}
+    for name, preset in avb.PRESETS.items():
+        method = preset(architecture, key=jax.random.key(0))
+        state = init(method, data, CONFIG, key=jax.random.key(1))
+        found = products(compiled_text(state, data))
+        work[name] = sum(flops(*product) for product in found)
+        candidates[name] = steps_of(state, data)
+        candidates[f"{name} products"] = products_alone(found)
+    times = interleaved(candidates, ROUNDS)
+
+    lines = [
+        "| method | MFLOP a step | ms a step | step rate / rate of its products | × Gaussian VAE |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
+    for name in avb.PRESETS:
+        share = median_ratio(times[f"{name} products"], times[name])
+        slower = median_ratio(times[name], times["gaussian_vae"])
+        milliseconds = 1e3 * float(np.median(times[name])) / STEPS
+        lines.append(
+            f"| `{name}` | {work[name] / 1e6:.0f} | {milliseconds:.2f} | {share:.2f} | {slower:.2f} |"
+        )
+    write_table("step_speed", "\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,3 @@
+"""The command line ``avb``."""
+
+from avb.cli._main import main as main

@@ -1,0 +1,308 @@
+"""Properties that hold for every posterior, contrast, critic and objective that fit together."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+import pytest
+from jaxtyping import Array, PyTree
+from test_core_helpers import quick_jit
+
+import avb
+from avb import Architecture, Method
+from avb._types import Key
+from avb.contrasts import (
+    AbstractContrast,
+    AnchoredSelfContrast,
+    FlowContrast,
+    GaussianContrast,
+    MomentContrast,
+    PriorContrast,
+    SelfContrast,
+)
+from avb.critics import ResidualCritic
+from avb.models import FamilyLikelihood, FixedNormal
+from avb.nets import MLPEncoder
+from avb.objectives import (
+    DonskerVaradhan,
+    KLDual,
+    LeastSquares,
+    Logistic,
+    WeightedLogistic,
+)
+from avb.posteriors import (
+    AbstractPosterior,
+    BasisPosterior,
+    FlowPosterior,
+    FullGaussianPosterior,
+    GaussianPosterior,
+    ImplicitPosterior,
+    SemiImplicitPosterior,
+)
+from avb.training import Terms, total_loss
+from avb.training._losses import adversary_loss, contest
+
+D, WIDTH, N = 2, 8, 4
+SHAPE = (3,)
+ARCHITECTURE = Architecture(SHAPE, D, width=WIDTH, depth=1)
+
+POSTERIORS: dict[str, Callable[..., AbstractPosterior]] = {
+    "gaussian": GaussianPosterior,
+    "full gaussian": FullGaussianPosterior,
+    "flow": lambda *args, **kw: FlowPosterior(*args, layers=2, width=8, **kw),
+    "implicit": lambda *args, **kw: ImplicitPosterior(*args, width=8, **kw),
+    "basis": lambda *args, **kw: BasisPosterior(*args, num_basis=3, width=8, **kw),
+    "semi-implicit": lambda *args, **kw: SemiImplicitPosterior(*args, width=8, **kw),
+}
+CONTRASTS: dict[str, Callable[[Key], AbstractContrast]] = {
+    "prior": lambda key: PriorContrast(),
+    "diagonal moments": lambda key: MomentContrast("diagonal", 8),
+    "full moments": lambda key: MomentContrast("full", 8),
+    "diagonal gaussian": lambda key: GaussianContrast(
+        WIDTH, D, covariance="diagonal", width=8, key=key
+    ),
+    "full gaussian": lambda key: GaussianContrast(WIDTH, D, covariance="full", width=8, key=key),
+    "flow": lambda key: FlowContrast(WIDTH, D, layers=2, width=8, key=key),
+    "anchored self": lambda key: AnchoredSelfContrast(4, num_components=4, key=key),
+}
+CRITICS: dict[str, Callable[[Key], ResidualCritic]] = {
+    "posterior's features": lambda key: ResidualCritic(WIDTH, D, width=8, key=key),
+    "own features": lambda key: ResidualCritic(
+        5, D, width=8, depth=1, key=key, encoder=MLPEncoder(SHAPE, width=5, depth=1, key=key)
+    ),
+}
+OBJECTIVES = (KLDual(), Logistic(), WeightedLogistic(), DonskerVaradhan(), LeastSquares())
+
+
+def adversarial(
+    posterior: str, contrast: str, critic: str, objective, draws: int, key: Key
+) -> Method:
+    keys = jax.random.split(key, 5)
+    encoder = ARCHITECTURE.build_encoder(key=keys[0])
+    return Method(
+        ARCHITECTURE.build_model(key=keys[1]),
+        POSTERIORS[posterior](encoder, data_shape=SHAPE, latent_dim=D, key=keys[2]),
+        CONTRASTS[contrast](keys[3]),
+        CRITICS[critic](keys[4]),
+        objective,
+        contrast_draws=draws,
+    )
+
+
+def pairs() -> list[tuple[str, str]]:
+    """Every posterior with every contrast that fits it."""
+    return [
+        (posterior, contrast)
+        for posterior in POSTERIORS
+        for contrast in CONTRASTS
+        if contrast != "anchored self" or posterior == "semi-implicit"
+    ]
+
+
+class Case(NamedTuple):
+    """One way to make a method, and a datum's shape and values.
+
+    ``apart`` asks for the ELBO's gradient by itself as well, which doubles the compile time.
+    """
+
+    make: Callable[[Key], Method]
+    apart: bool = False
+    shape: tuple[int, ...] = SHAPE
+    values: Callable[[Key, tuple[int, ...]], Array] = lambda key, shape: (
+        jax.random.bernoulli(key, 0.5, shape).astype(jnp.float32)
+    )
+
+    def batch(self, key: Key) -> Array:
+        return self.values(key, (N, *self.shape))
+
+
+def counts(key: Key, shape: tuple[int, ...]) -> Array:
+    """Small counts, as floats."""
+    return jax.random.randint(key, shape, 0, 3).astype(jnp.float32)
+
+
+def of_likelihood(likelihood, *, values=counts) -> Case:
+    architecture = Architecture(
+        SHAPE, D, width=WIDTH, depth=1, likelihood=likelihood, num_classes=3
+    )
+    return Case(lambda key: avb.gaussian_vae(architecture, key=key), values=values)
+
+
+CASES: dict[str, Case] = {}
+for index, (posterior, contrast) in enumerate(pairs()):
+    # Every pair of posterior and contrast, and along it every critic with every objective.
+    critic = tuple(CRITICS)[index % len(CRITICS)]
+    objective = OBJECTIVES[index % len(OBJECTIVES)]
+    name = f"{posterior}, {contrast}, {critic}, {type(objective).__name__}"
+    CASES[name] = Case(
+        lambda key, parts=(posterior, contrast, critic, objective, 1 + index % 3): adversarial(
+            *parts, key
+        ),
+        apart=posterior == "semi-implicit" or contrast == "full gaussian",
+    )
+for name, preset in avb.PRESETS.items():
+    CASES[f"preset {name}"] = Case(lambda key, preset=preset: preset(ARCHITECTURE, key=key))
+for name, shape in (("gaussian_vae", (4, 5, 3)), ("avb", (5, 6))):
+    images = Architecture(shape, D, network="conv", width=WIDTH)
+    CASES[f"convolutional {name} {shape}"] = Case(
+        lambda key, name=name, images=images: avb.PRESETS[name](images, key=key),
+        shape=shape,
+    )
+for name in ("bernoulli", "poisson", "negative-binomial", "categorical"):
+    CASES[f"likelihood {name}"] = of_likelihood(
+        name, values=Case._field_defaults["values"] if name == "bernoulli" else counts
+    )
+for name in ("normal", "pixel-normal"):
+    CASES[f"likelihood {name}"] = of_likelihood(name, values=jax.random.normal)
+CASES["likelihood fixed normal"] = of_likelihood(FixedNormal(0.5), values=jax.random.normal)
+CASES["likelihood of a family"] = of_likelihood(
+    FamilyLikelihood(lambda p: dist.StudentT(4.0, p[0], 0.1), 1), values=jax.random.normal
+)
+CASES["full gaussian posterior alone"] = Case(
+    lambda key: Method(
+        ARCHITECTURE.build_model(key=key),
+        FullGaussianPosterior(
+            ARCHITECTURE.build_encoder(key=key), data_shape=SHAPE, latent_dim=D, key=key
+        ),
+    )
+)
+
+
+def model_and_posterior(tree: Method) -> PyTree:
+    return tree.model, tree.posterior
+
+
+def contrast_and_critic(tree: Method) -> PyTree:
+    return tree.contrast, tree.critic
+
+
+def leaves(tree: PyTree) -> dict[str, np.ndarray]:
+    """The inexact arrays by their path."""
+    arrays = eqx.filter(tree, eqx.is_inexact_array)
+    return {
+        jax.tree_util.keystr(path): np.asarray(leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(arrays)
+    }
+
+
+class Probe(NamedTuple):
+    """What one batch tells of a method."""
+
+    loss: Array
+    terms: Terms
+    total: Method
+    elbo: Method | None
+    draws: Array
+
+
+def probe(method: Method, x: Array, key: Key, apart: bool) -> Probe:  # noqa: FBT001
+    one = jnp.ones(())
+    (loss, terms), total = eqx.filter_value_and_grad(total_loss, has_aux=True)(method, x, key, one)
+    elbo = None
+    if apart:
+        elbo = eqx.filter_grad(lambda method: -total_loss(method, x, key, one)[1].elbo)(method)
+    draws = method.posterior.sample(key, x[0], (2, 3))
+    return Probe(loss, terms, total, elbo, draws)
+
+
+def descend(method: Method, gradient: Method) -> Method:
+    """A small step of both players downhill."""
+    return eqx.apply_updates(method, jax.tree.map(lambda g: -0.05 * g, gradient))
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_players_and_their_gradients(case, key):
+    key_method, key_data, key_probe = jax.random.split(key, 3)
+    method, x = case.make(key_method), case.batch(key_data)
+    compiled = quick_jit(probe)
+    first = compiled(method, x, key_probe, case.apart)
+
+    assert first.draws.shape == (2, 3, D)
+    assert {name: value.shape for name, value in vars(first.terms).items()} == dict.fromkeys(
+        vars(first.terms), ()
+    )
+    assert np.isfinite(first.loss)
+    assert all(np.isfinite(value) for value in vars(first.terms).values())
+    parts = first.terms
+    np.testing.assert_allclose(
+        parts.elbo,
+        parts.log_likelihood + parts.log_prior - parts.log_contrast - parts.critic,
+        rtol=1e-4,
+        atol=1e-4,
+    )
+
+    # Some last layers start at zero; what lies before them learns after a step or two.
+    learnt: dict[str, bool] = {}
+    present = first
+    for _ in range(3):
+        for name, gradient in leaves(present.total).items():
+            assert np.isfinite(gradient).all(), name
+            learnt[name] = learnt.get(name, False) or bool(np.any(gradient != 0))
+        method = descend(method, present.total)
+        present = compiled(method, x, key_probe, case.apart)
+    # The prior is held fixed, and so are anchors.
+    fixed = [".model.prior", ".contrast.anchors"]
+    if isinstance(method.objective, DonskerVaradhan):
+        # A constant added to T does not change this objective.
+        fixed.append(".critic.output.bias")
+    still = {name for name in learnt if name.startswith(tuple(fixed))}
+    assert {name for name, moved in learnt.items() if not moved} - still == set()
+    for name in still - {".critic.output.bias"}:
+        assert not learnt[name], name
+
+    # The loss is minus the ELBO plus the adversary's loss. So where these agree and vanish, the
+    # adversary's loss moves neither model nor posterior, the ELBO neither contrast nor critic.
+    if present.elbo is None:
+        return
+    for name, gradient in leaves(contrast_and_critic(present.elbo)).items():
+        assert not np.any(gradient), name
+    own = leaves(model_and_posterior(present.elbo))
+    for name, gradient in leaves(model_and_posterior(present.total)).items():
+        scale = np.abs(gradient).max(initial=0.0)
+        np.testing.assert_allclose(gradient, own[name], atol=1e-5 * scale, err_msg=name)
+
+
+@pytest.mark.parametrize("preset", ["avb", "avb_adaptive", "avb_self"])
+def test_adversary_alone_moves_contrast_and_critic_alone(preset, key):
+    method = avb.PRESETS[preset](ARCHITECTURE, key=key)
+    # Away from the zeros of its output layer, T depends on all that it may.
+    output = jax.tree.map(lambda leaf: leaf + 0.3, method.critic.output)
+    method = eqx.tree_at(lambda m: m.critic.output, method, output)
+    x = CASES[f"preset {preset}"].batch(key)
+
+    def loss(method: Method) -> Array:
+        features = jax.vmap(method.posterior.encoder)(x)
+        z = jax.vmap(method.posterior.draw)(features, jax.random.split(key, len(x)))
+        return adversary_loss(method, contest(method, x, features, z, key))[0]
+
+    gradient = quick_jit(eqx.filter_grad(loss))(method)
+    for name, leaf in leaves(model_and_posterior(gradient)).items():
+        assert not np.any(leaf), name
+    moved = [name for name, leaf in leaves(contrast_and_critic(gradient)).items() if np.any(leaf)]
+    assert any("[1].output" in name for name in moved)
+    assert any("[0].head" in name for name in moved) == method.contrast.is_learned
+
+
+def test_weight_of_the_divergence(key):
+    method = avb.sivi(ARCHITECTURE, num_components=3, key=key)
+    x = CASES["preset sivi"].batch(key)
+    for beta in (0.0, 0.3, 1.0):
+        loss, terms = quick_jit(total_loss)(method, x, key, jnp.asarray(beta))
+        divergence = terms.log_contrast - terms.log_prior
+        np.testing.assert_allclose(loss, beta * divergence - terms.log_likelihood, rtol=1e-5)
+
+
+def test_critic_starts_at_zero(key):
+    critic = ResidualCritic(WIDTH, D, key=key)
+    seen = critic.features(jnp.zeros(SHAPE), jnp.ones(WIDTH))
+    assert critic.evaluate(seen, jnp.array([3.0, -2.0])) == 0
+
+
+def test_self_contrast_shares_parameters_with_the_posterior_alone(key):
+    method = avb.sivi(ARCHITECTURE, key=key)
+    assert isinstance(method.contrast, SelfContrast)
+    assert not jax.tree.leaves(eqx.filter(method.contrast, eqx.is_array))
