@@ -1,0 +1,1 @@
+"""Ratios of times, measured side by side; each module is a command."""

@@ -5,10 +5,12 @@ do not count; their operands are random matrices of the same shapes. MLP 300-300
 batch 128, 784 binarised pixels.
 
     python -m benchmarks.step_speed
+    python -m benchmarks.step_speed gaussian_vae sivi
 """
 
 import math
 import re
+import sys
 from collections.abc import Callable
 
 import equinox as eqx
@@ -122,8 +124,9 @@ def main() -> None:
     data = DeviceData(raw, "binarise", CONFIG.batch_size)
     architecture = avb.Architecture((28, 28), input_shift=0.13, input_scale=0.31)
     candidates, work = {}, {}
-    for name, preset in avb.PRESETS.items():
-        method = preset(architecture, key=jax.random.key(0))
+    names = sys.argv[1:] or list(avb.PRESETS)
+    for name in names:
+        method = avb.PRESETS[name](architecture, key=jax.random.key(0))
         state = init(method, data, CONFIG, key=jax.random.key(1))
         found = products(compiled_text(state, data))
         work[name] = sum(flops(*product) for product in found)
@@ -135,12 +138,13 @@ def main() -> None:
         "| method | MFLOP a step | ms a step | step rate / rate of its products | × Gaussian VAE |",
         "| --- | ---: | ---: | ---: | ---: |",
     ]
-    for name in avb.PRESETS:
+    for name in names:
         share = median_ratio(times[f"{name} products"], times[name])
         slower = median_ratio(times[name], times["gaussian_vae"])
         milliseconds = 1e3 * float(np.median(times[name])) / STEPS
+        megaflops = work[name] / 1e6
         lines.append(
-            f"| `{name}` | {work[name] / 1e6:.0f} | {milliseconds:.2f} | {share:.2f} | {slower:.2f} |"
+            f"| `{name}` | {megaflops:.0f} | {milliseconds:.2f} | {share:.2f} | {slower:.2f} |"
         )
     write_table("step_speed", "\n".join(lines) + "\n")
 

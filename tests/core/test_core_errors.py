@@ -411,7 +411,9 @@ BAD_DATA = [
         lambda: np.zeros((4, 2)),
         "data to evaluate: expected shape (n, (3,)), got (4, 2)",
     ),
-    Bad("none", lambda: np.zeros((0, 3)), "data to evaluate: expected at least one datum, got none"),
+    Bad(
+        "none", lambda: np.zeros((0, 3)), "data to evaluate: expected at least one datum, got none"
+    ),
     Bad(
         "not finite",
         lambda: np.full((4, 3), np.nan),

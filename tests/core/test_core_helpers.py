@@ -31,7 +31,9 @@ def assert_same_bits(first: PyTree, second: PyTree) -> None:
 
 def all_finite(tree: PyTree) -> bool:
     """Whether every inexact leaf is finite."""
-    return all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(eqx.filter(tree, eqx.is_inexact_array)))
+    return all(
+        np.isfinite(leaf).all() for leaf in jax.tree.leaves(eqx.filter(tree, eqx.is_inexact_array))
+    )
 
 
 class AffineDecoder(eqx.Module):

@@ -112,9 +112,9 @@ class Case(NamedTuple):
     make: Callable[[Key], Method]
     apart: bool = False
     shape: tuple[int, ...] = SHAPE
-    values: Callable[[Key, tuple[int, ...]], Array] = lambda key, shape: (
-        jax.random.bernoulli(key, 0.5, shape).astype(jnp.float32)
-    )
+    values: Callable[[Key, tuple[int, ...]], Array] = lambda key, shape: jax.random.bernoulli(
+        key, 0.5, shape
+    ).astype(jnp.float32)
 
     def batch(self, key: Key) -> Array:
         return self.values(key, (N, *self.shape))

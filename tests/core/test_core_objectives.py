@@ -54,9 +54,7 @@ def minimised(function, start: jax.Array) -> jax.Array:
     @jax.jit
     def step(x, state):
         value, slope = value_and_grad(x, state=state)
-        updates, state = solver.update(
-            slope, state, x, value=value, grad=slope, value_fn=function
-        )
+        updates, state = solver.update(slope, state, x, value=value, grad=slope, value_fn=function)
         return optax.apply_updates(x, updates), state
 
     x, state = start, solver.init(start)

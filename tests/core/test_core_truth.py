@@ -57,7 +57,7 @@ def test_elbo_of_another_posterior(key):
         for x, loc, log in zip(X, density.loc, density.log_scale, strict=True)
     ]
     assert np.all(np.abs(estimate.values - expected) < 5 * estimate.errors)
-    assert np.all(estimate.errors < 0.2)
+    assert np.all(estimate.errors < 0.03 * np.abs(expected))
 
 
 @pytest.mark.parametrize("samples", [60, 2000])
@@ -96,10 +96,10 @@ def brackets() -> dict[int, tuple[avb.Estimate, avb.Estimate]]:
             posterior,
             X,
             key=jax.random.key(3),
-            draws=3000,
+            draws=1500,
             components=components,
         )
-        for components in (1, 10, 100, 1000)
+        for components in (1, 16, 512)
     }
 
 
@@ -117,9 +117,9 @@ def test_bracket_narrows_to_the_exact_elbo(brackets):
     exact = GAUSSIANS.elbo(X, known_mixture_loc(X), covariance).mean()
     widths = [upper.mean - lower.mean for lower, upper in brackets.values()]
     assert widths == sorted(widths, reverse=True)
-    assert widths[-1] < 0.02
+    assert widths[-1] < 0.03
     for index in (0, 1):
-        last = brackets[1000][index]
+        last = brackets[512][index]
         assert abs(last.mean - exact) < 4 * last.standard_error + widths[-1]
 
 
@@ -271,9 +271,7 @@ def test_sticking_the_landing_has_no_variance_at_the_exact_posterior(key):
 def test_evaluate_labels_every_row(key):
     posterior, _ = known_mixture()
     method = Method(GAUSSIANS.model(), posterior, SelfContrast(4))
-    evaluation = avb.evaluate(
-        method, X, key=key, draws=64, components=256, importance_samples=100
-    )
+    evaluation = avb.evaluate(method, X, key=key, draws=64, components=256, importance_samples=100)
     labels = [(row.quantity, row.kind) for row in evaluation.rows]
     assert labels == [
         ("ELBO", "lower bound"),

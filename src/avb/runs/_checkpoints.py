@@ -90,12 +90,17 @@ class Checkpoints:
                 f"{self.folder} holds no checkpoint: it was stopped before training began; "
                 "delete the folder and train again"
             )
+        damaged = []
         for step in steps:
             try:
                 arrays = self._read(step, described)
             except _FAILURES as error:
-                self._set_aside(step, error)
+                self._warn(step, error)
+                damaged.append(step)
                 continue
+            # Training will come to these steps again, and Orbax overwrites nothing.
+            for step in damaged if self.writable else ():
+                self.manager.delete(step)
             return from_arrays(arrays, described)
         raise RunError(
             f"{self.folder}: none of the checkpoints {', '.join(map(str, reversed(steps)))} can "
@@ -126,11 +131,11 @@ class Checkpoints:
             raise ValueError("its values do not agree with their SHA-256")
         return arrays
 
-    def _set_aside(self, step: int, error: Exception) -> None:
+    def _warn(self, step: int, error: Exception) -> None:
         warnings.warn(
             f"{self.folder}: the checkpoint at step {step} cannot be read "
             f"({_first_line(error)}); the one before it is used",
-            stacklevel=4,
+            stacklevel=5,
         )
 
 

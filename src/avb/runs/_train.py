@@ -71,8 +71,8 @@ def train_run(
         write_record(run_dir, record)
         checkpoints = Checkpoints(run_dir, writable=True)
         checkpoints.save(state)
-        files = _Files(run_dir, checkpoints, checkpoint_seconds, stop)
-        return _fit(record, dataset, state, files, on_progress)
+        files = _Files(run_dir, checkpoints, checkpoint_seconds)
+        return _fit(record, dataset, state, files, stop, on_progress)
 
 
 def resume_run(
@@ -107,8 +107,8 @@ def resume_run(
         checkpoints = Checkpoints(run_dir, writable=True)
         state = checkpoints.restore(described_state(record))
         drop_rows_after(run_dir, int(state.step))
-        files = _Files(run_dir, checkpoints, checkpoint_seconds, stop)
-        return _fit(record, dataset, state, files, on_progress)
+        files = _Files(run_dir, checkpoints, checkpoint_seconds)
+        return _fit(record, dataset, state, files, stop, on_progress)
 
 
 def _expect_free(run_dir: Path, config: RunConfig) -> None:
@@ -136,13 +136,10 @@ def _expect_free(run_dir: Path, config: RunConfig) -> None:
 class _Files:
     """What training writes as it goes."""
 
-    def __init__(
-        self, run_dir: Path, checkpoints: "Checkpoints", seconds: float, stop: StopRequest
-    ):
+    def __init__(self, run_dir: Path, checkpoints: "Checkpoints", seconds: float):
         self.run_dir = run_dir
         self.checkpoints = checkpoints
         self.seconds = seconds
-        self.stop = stop
         self.saved = time.monotonic()
 
     def update(self, progress: "Progress") -> None:
@@ -162,6 +159,7 @@ def _fit(
     dataset: Dataset,
     state: "State",
     files: _Files,
+    stop: StopRequest,
     on_progress: OnProgress | None,
 ) -> "FitResult":
     from avb.runs._state import encoding
@@ -171,7 +169,7 @@ def _fit(
         files.update(progress)
         if on_progress is not None:
             on_progress(progress)
-        return files.stop.received
+        return stop.received
 
     values = record.resolved.values
     try:

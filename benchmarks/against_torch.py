@@ -1,0 +1,155 @@
+"""The Gaussian VAE against PyTorch, on the same networks, batch and optimiser.
+
+Two ratios, each measured in turn within one process: an epoch against pythae's VAE in a
+bare PyTorch loop (MLP 300-300, d = 8), and a convolutional step against the same step
+in eager PyTorch (three 5×5 layers of stride 2 both ways). Data are 784 binarised pixels.
+
+    pip install -e ".[benchmark]"
+    python -m benchmarks.against_torch
+"""
+
+import jax
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pythae.models import VAE, VAEConfig
+from pythae.models.base.base_utils import ModelOutput
+from pythae.models.nn import BaseDecoder, BaseEncoder
+from torch import nn
+
+import avb
+from avb.training import DeviceData, init, run
+from avb.training._step import Inputs
+from benchmarks._timing import interleaved, median_ratio, write_table
+
+BATCH, WIDTH, LATENT = 128, 300, 8
+CONFIG = avb.FitConfig(epochs=1000, batch_size=BATCH)
+EPOCH_STEPS = 390
+CONV_STEPS = 10
+ROUNDS = 7
+
+
+class MLPEncoder(BaseEncoder):
+    """784-300-300, then mean and log variance."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Linear(784, WIDTH), nn.SiLU(), nn.Linear(WIDTH, WIDTH), nn.SiLU()
+        )
+        self.head = nn.Linear(WIDTH, 2 * LATENT)
+
+    def forward(self, x):
+        loc, log_variance = self.head(self.net(x)).chunk(2, dim=-1)
+        return ModelOutput(embedding=loc, log_covariance=log_variance)
+
+
+class MLPDecoder(BaseDecoder):
+    """8-300-300-784, as probabilities."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Linear(LATENT, WIDTH),
+            nn.SiLU(),
+            nn.Linear(WIDTH, WIDTH),
+            nn.SiLU(),
+            nn.Linear(WIDTH, 784),
+            nn.Sigmoid(),
+        )
+
+    def forward(self, z):
+        return ModelOutput(reconstruction=self.net(z))
+
+
+class ConvVAE(nn.Module):
+    """The networks of ``avb.Architecture(network="conv")`` and the Gaussian VAE's loss."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.Sequential(
+            nn.Conv2d(1, 16, 5, 2, 2), nn.SiLU(),
+            nn.Conv2d(16, 32, 5, 2, 2), nn.SiLU(),
+            nn.Conv2d(32, 32, 5, 2, 2), nn.SiLU(),
+            nn.Flatten(), nn.Linear(512, WIDTH), nn.SiLU(), nn.Linear(WIDTH, 2 * LATENT),
+        )  # fmt: skip
+        self.dense = nn.Sequential(
+            nn.Linear(LATENT, WIDTH), nn.SiLU(), nn.Linear(WIDTH, 512), nn.SiLU()
+        )
+        self.decoder = nn.Sequential(
+            nn.ConvTranspose2d(32, 32, 5, 2, 2), nn.SiLU(),
+            nn.ConvTranspose2d(32, 16, 5, 2, 2, output_padding=1), nn.SiLU(),
+            nn.ConvTranspose2d(16, 1, 5, 2, 2, output_padding=1),
+        )  # fmt: skip
+
+    def forward(self, inputs):
+        x = inputs["data"].view(-1, 1, 28, 28)
+        loc, log_variance = self.encoder(x).chunk(2, dim=-1)
+        z = loc + torch.exp(0.5 * log_variance) * torch.randn_like(loc)
+        logits = self.decoder(self.dense(z).view(-1, 32, 4, 4))
+        likelihood = -F.binary_cross_entropy_with_logits(logits, x, reduction="none")
+        divergence = 0.5 * (loc**2 + log_variance.exp() - 1 - log_variance).sum(-1)
+        return ModelOutput(loss=(divergence - likelihood.sum((1, 2, 3))).mean())
+
+
+def torch_steps(model: nn.Module, pixels: torch.Tensor, steps: int):
+    optimiser = torch.optim.Adam(model.parameters(), lr=1e-3)
+
+    def call() -> None:
+        order = torch.randperm(len(pixels))
+        for step in range(steps):
+            chosen = pixels[order[step * BATCH : (step + 1) * BATCH]]
+            x = (torch.rand_like(chosen) < chosen).float()
+            optimiser.zero_grad(set_to_none=True)
+            model({"data": x})["loss"].backward()
+            optimiser.step()
+
+    return call
+
+
+def avb_steps(network: avb.Architecture, raw: np.ndarray, steps: int):
+    data = DeviceData(raw, "binarise", BATCH)
+    method = avb.gaussian_vae(network, key=jax.random.key(0))
+    holder = [init(method, data, CONFIG, key=jax.random.key(1))]
+
+    def call() -> None:
+        holder[0] = run(Inputs(data, CONFIG, holder[0].step + steps), holder[0])
+        jax.block_until_ready(holder[0].step)
+
+    return call
+
+
+def main() -> None:
+    rng = np.random.default_rng(0)
+    raw = ((rng.random((EPOCH_STEPS * BATCH, 28, 28)) < 0.2) * 255).astype(np.uint8)
+    pixels = torch.from_numpy(raw.reshape(-1, 784)).float() / 255
+    config = VAEConfig(input_dim=(784,), latent_dim=LATENT, reconstruction_loss="bce")
+    pythae = VAE(config, encoder=MLPEncoder(), decoder=MLPDecoder())
+    times = interleaved(
+        {
+            "epoch, avb": avb_steps(avb.Architecture((28, 28)), raw, EPOCH_STEPS),
+            "epoch, pythae": torch_steps(pythae, pixels, EPOCH_STEPS),
+            "conv steps, avb": avb_steps(
+                avb.Architecture((28, 28), network="conv"), raw, CONV_STEPS
+            ),
+            "conv steps, torch": torch_steps(ConvVAE(), pixels, CONV_STEPS),
+        },
+        ROUNDS,
+        warmups=1,
+    )
+    faster = median_ratio(times["epoch, pythae"], times["epoch, avb"])
+    slower = median_ratio(times["conv steps, avb"], times["conv steps, torch"])
+    median = {name: float(np.median(seconds)) for name, seconds in times.items()}
+    lines = [
+        "| | avb | PyTorch | ratio |",
+        "| --- | ---: | ---: | ---: |",
+        f"| epoch of {EPOCH_STEPS} steps, MLP, s | {median['epoch, avb']:.2f} | "
+        f"{median['epoch, pythae']:.2f} (pythae) | {faster:.2f} × as fast |",
+        f"| convolutional step, ms | {1e3 * median['conv steps, avb'] / CONV_STEPS:.0f} | "
+        f"{1e3 * median['conv steps, torch'] / CONV_STEPS:.0f} (eager) | {slower:.2f} × the time |",
+    ]
+    write_table("against_torch", "\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()
