@@ -1,27 +1,18 @@
 """Closed forms that several tests of the core compare with."""
 
-from collections.abc import Callable
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from avb._types import Key, Latent
+from avb._types import Latent
 from avb.densities._scale import LOG_SCALE_MAX, LOG_SCALE_MIN, MAX_SHIFT
 from avb.models import FixedNormal, LatentVariableModel
 from avb.models._latent import standard_normal
 from avb.posteriors import FullGaussianPosterior, SemiImplicitPosterior
 
 DATA_DIM, LATENT_DIM, NOISE = 3, 2, 0.6
-# Compiling takes most of the time of tests on tiny networks, running them next to none.
-QUICK_COMPILE = {"xla_backend_optimization_level": 0}
-
-
-def quick_jit(function: Callable) -> Callable:
-    """``eqx.filter_jit`` that compiles quickly."""
-    return eqx.filter_jit(function, compiler_options=QUICK_COMPILE)
 
 
 def assert_same_bits(first: PyTree, second: PyTree) -> None:
@@ -31,9 +22,8 @@ def assert_same_bits(first: PyTree, second: PyTree) -> None:
 
 def all_finite(tree: PyTree) -> bool:
     """Whether every inexact leaf is finite."""
-    return all(
-        np.isfinite(leaf).all() for leaf in jax.tree.leaves(eqx.filter(tree, eqx.is_inexact_array))
-    )
+    leaves = jax.tree.leaves(eqx.filter(tree, eqx.is_inexact_array))
+    return all(np.isfinite(leaf).all() for leaf in leaves)
 
 
 class AffineDecoder(eqx.Module):

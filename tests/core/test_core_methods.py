@@ -10,7 +10,6 @@ import numpy as np
 import numpyro.distributions as dist
 import pytest
 from jaxtyping import Array, PyTree
-from test_core_helpers import quick_jit
 
 import avb
 from avb import Architecture, Method
@@ -218,7 +217,7 @@ def descend(method: Method, gradient: Method) -> Method:
 def test_players_and_their_gradients(case, key):
     key_method, key_data, key_probe = jax.random.split(key, 3)
     method, x = case.make(key_method), case.batch(key_data)
-    compiled = quick_jit(probe)
+    compiled = eqx.filter_jit(probe)
     first = compiled(method, x, key_probe, case.apart)
 
     assert first.draws.shape == (2, 3, D)
@@ -279,7 +278,7 @@ def test_adversary_alone_moves_contrast_and_critic_alone(preset, key):
         z = jax.vmap(method.posterior.draw)(features, jax.random.split(key, len(x)))
         return adversary_loss(method, contest(method, x, features, z, key))[0]
 
-    gradient = quick_jit(eqx.filter_grad(loss))(method)
+    gradient = eqx.filter_jit(eqx.filter_grad(loss))(method)
     for name, leaf in leaves(model_and_posterior(gradient)).items():
         assert not np.any(leaf), name
     moved = [name for name, leaf in leaves(contrast_and_critic(gradient)).items() if np.any(leaf)]
@@ -291,7 +290,7 @@ def test_weight_of_the_divergence(key):
     method = avb.sivi(ARCHITECTURE, num_components=3, key=key)
     x = CASES["preset sivi"].batch(key)
     for beta in (0.0, 0.3, 1.0):
-        loss, terms = quick_jit(total_loss)(method, x, key, jnp.asarray(beta))
+        loss, terms = eqx.filter_jit(total_loss)(method, x, key, jnp.asarray(beta))
         divergence = terms.log_contrast - terms.log_prior
         np.testing.assert_allclose(loss, beta * divergence - terms.log_likelihood, rtol=1e-5)
 

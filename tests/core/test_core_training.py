@@ -49,10 +49,6 @@ def run_to(state: State, until: int, config: FitConfig, raw: np.ndarray = BYTES)
     return run(Inputs(data, config, jnp.asarray(until, jnp.int32)), copied(state))
 
 
-def trained(method: Method) -> tuple:
-    return players(method)
-
-
 # Pixels and batches.
 
 
@@ -125,7 +121,8 @@ def test_steps_walk_through_the_order_of_their_epoch(key):
 # The step.
 
 
-@pytest.fixture(scope="module", params=list(avb.PRESETS))
+# One preset for each way in which the ELBO is computed.
+@pytest.fixture(scope="module", params=["flow_vae", "iwae", "sivi", "avb_adaptive"])
 def preset(request) -> tuple[Method, State, State]:
     """A preset's method, its first state and its state after two steps."""
     method = avb.PRESETS[request.param](ARCHITECTURE, key=jax.random.key(1))
@@ -137,7 +134,7 @@ def test_both_players_learn(preset):
     _, first, second = preset
     assert second.step == 2
     assert not np.any(second.faults.by_part)
-    for before, after in zip(trained(first.method), trained(second.method), strict=True):
+    for before, after in zip(players(first.method), players(second.method), strict=True):
         leaves = jax.tree.leaves(before)
         assert not leaves or not eqx.tree_equal(before, after)
 
@@ -178,12 +175,11 @@ def test_saved_and_loaded_state_goes_on_alike(preset, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["gaussian_vae", "avb_adaptive", "sivi"])
-def test_step_without_compilation_is_the_same(name, key):
-    method = avb.PRESETS[name](ARCHITECTURE, key=key)
-    state = start(method, CONFIG, key)
-    data = DeviceData(BYTES, "binarise", CONFIG.batch_size)
-    plain = step(state, data, CONFIG)
+@pytest.mark.parametrize("name", ["sivi", "avb_adaptive"])
+def test_step_without_compilation_is_the_same(name):
+    method = avb.PRESETS[name](ARCHITECTURE, key=jax.random.key(1))
+    state = start(method, CONFIG, jax.random.key(2))
+    plain = step(state, DeviceData(BYTES, "binarise", CONFIG.batch_size), CONFIG)
     compiled = run_to(state, 1, CONFIG)
     for first, second in zip(
         jax.tree.leaves(eqx.filter(plain, eqx.is_inexact_array)),
@@ -195,36 +191,83 @@ def test_step_without_compilation_is_the_same(name, key):
         np.testing.assert_allclose(first, second, rtol=1e-3, atol=1e-4)
 
 
-def test_warmup_of_the_critic_leaves_model_and_posterior_alone(key):
+@pytest.fixture(scope="module")
+def after_warmup() -> list[State]:
+    """The states at steps 0, 3 and 4 of a run whose first three steps are the critic's alone."""
     config = dataclasses.replace(CONFIG, critic_warmup=3)
-    first = start(avb.avb_adaptive(ARCHITECTURE, key=key), config, key)
-    third = run_to(first, 3, config)
-    before, after = trained(first.method), trained(third.method)
+    key = jax.random.key(3)
+    states = [start(avb.avb_adaptive(ARCHITECTURE, key=key), config, key)]
+    for until in (3, 4):
+        states.append(run_to(states[-1], until, config))
+    return states
+
+
+def test_warmup_of_the_critic_leaves_model_and_posterior_alone(after_warmup):
+    first, third, fourth = after_warmup
+    before, after = players(first.method), players(third.method)
     assert_same_bits(before[0], after[0])
     assert_same_bits(first.model_optimiser, third.model_optimiser)
     assert_same_bits(first.average, third.average)
     assert not eqx.tree_equal(before[1], after[1])
-    fourth = run_to(third, 4, config)
-    assert not eqx.tree_equal(after[0], trained(fourth.method)[0])
+    assert not eqx.tree_equal(after[0], players(fourth.method)[0])
 
 
-def test_warmup_of_the_critic_is_nothing_without_a_critic(key):
-    config = dataclasses.replace(CONFIG, critic_warmup=3)
+@pytest.fixture(scope="module")
+def without_critic() -> tuple[State, State]:
+    """The first and the third state of a method without a critic, not averaged."""
+    config = dataclasses.replace(CONFIG, critic_warmup=3, ema_decay=0.0)
+    key = jax.random.key(3)
     first = start(avb.gaussian_vae(ARCHITECTURE, key=key), config, key)
-    after = run_to(first, 1, config)
-    assert not eqx.tree_equal(trained(first.method)[0], trained(after.method)[0])
+    return first, run_to(first, 2, config)
 
 
-def test_more_critic_steps_move_the_critic_alone_further(key):
-    """The model's optimiser counts one update a step, the critic's as many as asked for."""
-    config = dataclasses.replace(CONFIG, critic_steps=3)
-    after = run_to(start(avb.avb(ARCHITECTURE, key=key), config, key), 2, config)
+def test_warmup_of_the_critic_is_nothing_without_a_critic(without_critic):
+    first, third = without_critic
+    assert not eqx.tree_equal(players(first.method)[0], players(third.method)[0])
 
-    def count(optimiser_state) -> int:
-        return int(optimiser_state[0].count)
 
-    assert count(after.model_optimiser) == 2
-    assert count(after.adversary_optimiser) == 6
+def test_average_is_off_at_zero(without_critic):
+    _, third = without_critic
+    assert_same_bits(third.averaged, third.method)
+
+
+CLIP = 1e-3
+
+
+@pytest.fixture(scope="module")
+def after_one_and_two() -> tuple[State, State]:
+    """The states after one and two steps with three critic updates each, hard clipped."""
+    config = dataclasses.replace(CONFIG, critic_steps=3, clip_norm=CLIP)
+    key = jax.random.key(3)
+    first = run_to(start(avb.avb_adaptive(ARCHITECTURE, key=key), config, key), 1, config)
+    return first, run_to(first, 2, config)
+
+
+def test_critic_takes_as_many_updates_a_step_as_asked_for(after_one_and_two):
+    _, second = after_one_and_two
+    assert int(second.model_optimiser[0].count) == 2
+    assert int(second.adversary_optimiser[0].count) == 6
+
+
+def test_clipped_gradient_is_what_adam_sees(after_one_and_two):
+    first, _ = after_one_and_two
+    # After one update the first moment is a tenth of the gradient.
+    norm = 10.0 * np.sqrt(squared_norm(first.model_optimiser[0].mu))
+    np.testing.assert_allclose(norm, CLIP, rtol=1e-4)
+    # Three updates with gradients g of norm CLIP: a weighted sum of them, at most so long.
+    bound = CLIP * (1.0 - 0.9**3)
+    norm = np.sqrt(squared_norm(first.adversary_optimiser[0].mu))
+    assert 0.1 * bound < norm <= bound * (1 + 1e-4)
+    # The norms reported are those before clipping.
+    assert np.all(first.sums.norms > CLIP)
+
+
+def test_average_differs_from_the_last_parameters_but_not_in_kind(after_one_and_two):
+    _, second = after_one_and_two
+    averaged = second.averaged
+    assert jax.tree.structure(averaged) == jax.tree.structure(second.method)
+    assert not eqx.tree_equal(averaged.posterior, second.method.posterior)
+    assert_same_bits(averaged.critic, second.method.critic)
 
 
 def test_weight_of_the_warm_up_rises_to_one():
@@ -240,42 +283,17 @@ def test_clip_bounds_the_norm_and_leaves_small_gradients(norm):
     np.testing.assert_allclose(scale * norm, min(norm, 5.0), rtol=1e-5)
 
 
-def test_clipped_gradient_is_what_adam_sees(key):
-    config = dataclasses.replace(CONFIG, clip_norm=1e-3)
-    after = run_to(start(avb.avb_adaptive(ARCHITECTURE, key=key), config, key), 1, config)
-    for optimiser_state in (after.model_optimiser, after.adversary_optimiser):
-        # After one step the first moment is a tenth of the gradient.
-        norm = 10.0 * np.sqrt(squared_norm(optimiser_state[0].mu))
-        np.testing.assert_allclose(norm, config.clip_norm, rtol=1e-4)
-    # The norms reported are those before clipping.
-    assert np.all(after.sums.norms > 1e-3)
-
-
 def test_average_follows_the_parameters():
     decay, value, target = 0.9, 0.0, 1.0
+    move = jax.jit(_average, static_argnums=3)
     average = {"w": jnp.asarray(value)}
     for index in range(200):
-        average = _average(average, {"w": jnp.asarray(target)}, jnp.asarray(index), decay)
+        average = move(average, {"w": jnp.asarray(target)}, jnp.asarray(index), decay)
         if index % AVERAGE_EVERY == 0:
             kept = min(decay**AVERAGE_EVERY, (1 + index) / (10 * AVERAGE_EVERY + index))
             value += (1 - kept) * (target - value)
         np.testing.assert_allclose(average["w"], value, rtol=1e-5)
     assert value > 0.99
-
-
-def test_average_is_off_at_zero(key):
-    config = dataclasses.replace(CONFIG, ema_decay=0.0)
-    state = run_to(start(avb.gaussian_vae(ARCHITECTURE, key=key), config, key), 3, config)
-    assert_same_bits(state.averaged, state.method)
-
-
-def test_average_differs_from_the_last_parameters_but_not_in_kind(key):
-    config = dataclasses.replace(CONFIG, ema_decay=0.999)
-    state = run_to(start(avb.avb(ARCHITECTURE, key=key), config, key), 5, config)
-    averaged = state.averaged
-    assert jax.tree.structure(averaged) == jax.tree.structure(state.method)
-    assert not eqx.tree_equal(averaged.posterior, state.method.posterior)
-    assert_same_bits(averaged.critic, state.method.critic)
 
 
 # The guard.
@@ -375,11 +393,11 @@ def test_non_finite_step_is_skipped_and_counted_under_its_part(part, key):
             assert_same_bits(state.method, after.method)
             assert_same_bits(state.model_optimiser, after.model_optimiser)
             assert_same_bits(state.adversary_optimiser, after.adversary_optimiser)
-            assert after.faults.in_a_row == 1
+            assert after.faults.in_a_row == state.faults.in_a_row + 1
             assert_same_bits(state.sums, after.sums)
         else:
             assert after.faults.in_a_row == 0
-            assert not eqx.tree_equal(trained(state.method)[0], trained(after.method)[0])
+            assert not eqx.tree_equal(players(state.method)[0], players(after.method)[0])
         state = after
     # One batch of each of the two epochs holds the marked datum.
     assert skipped == 2
@@ -401,7 +419,7 @@ def test_training_stops_after_too_many_skipped_steps(part, key):
     )
     state = caught.value.state
     assert isinstance(state, State)
-    assert_same_bits(trained(state.method), trained(method))
+    assert_same_bits(players(state.method), players(method))
 
 
 def test_training_that_may_not_raise_tells_its_outcome(key):
@@ -501,8 +519,9 @@ def test_fit_again_is_the_same_bits(unbroken):
 
 
 @pytest.mark.parametrize("stop_at", [1, 7, 23])
-def test_stopped_and_resumed_fit_is_the_unbroken_one(unbroken, stop_at):
+def test_stopped_and_resumed_fit_is_the_unbroken_one(unbroken, stop_at, monkeypatch):
     method, result = unbroken
+    monkeypatch.setattr(_fit, "_next_stretch", lambda *_: 2)
     first = fitted(method, jax.random.key(6), on_progress=lambda now: now.step >= stop_at)
     assert first.outcome is Outcome.STOPPED
     assert stop_at <= first.state.step < result.state.step
@@ -561,7 +580,9 @@ def test_next_stretch_grows_and_stays_in_bounds():
 def test_training_improves_the_elbo(key):
     rows = np.tile(np.array([[0, 0, 0, 255, 255, 255]], np.uint8), (64, 1))
     method = avb.avb_adaptive(ARCHITECTURE, key=key)
-    config = FitConfig(epochs=40, batch_size=16, learning_rate=1e-2, critic_learning_rate=1e-2)
+    config = FitConfig(
+        epochs=100, batch_size=16, learning_rate=1e-2, critic_learning_rate=1e-2, ema_decay=0.9
+    )
     result = avb.fit(method, rows, config=config, key=key)
     before = avb.critic_elbo(method, (rows / 255).astype(np.float32), key=key)
     after = avb.critic_elbo(result.method, (rows / 255).astype(np.float32), key=key)

@@ -13,7 +13,6 @@ from test_core_helpers import (
     exact_posterior,
     known_mixture,
     known_mixture_loc,
-    quick_jit,
 )
 
 import avb
@@ -126,7 +125,7 @@ def test_bracket_narrows_to_the_exact_elbo(brackets):
 def test_draws_of_the_known_mixture_have_its_moments(key):
     posterior, covariance = known_mixture()
     count = 40_000
-    draws = quick_jit(lambda: posterior.sample(key, jnp.asarray(X[0]), (count,)))()
+    draws = eqx.filter_jit(lambda: posterior.sample(key, jnp.asarray(X[0]), (count,)))()
     np.testing.assert_allclose(
         np.mean(draws, axis=0), known_mixture_loc(X[:1])[0], atol=5 / np.sqrt(count)
     )
@@ -198,7 +197,7 @@ def per_key_gradients(method: Method, loss, key, count: int) -> np.ndarray:
         leaves = jax.tree.leaves(eqx.filter(gradient, eqx.is_inexact_array))
         return jnp.concatenate([jnp.ravel(leaf) for leaf in leaves])
 
-    return np.asarray(quick_jit(jax.vmap(flat))(jax.random.split(key, count)), np.float64)
+    return np.asarray(eqx.filter_jit(jax.vmap(flat))(jax.random.split(key, count)), np.float64)
 
 
 def library_loss(method, key):

@@ -12,7 +12,7 @@ import pytest
 
 from avb.runs._checkpoints import Checkpoints, to_arrays
 from avb.runs._record import read_record
-from avb.runs._state import described_state
+from avb.runs._state import initial_state
 
 Start = Callable[..., Popen]
 
@@ -22,13 +22,13 @@ TRAIN = (
 )
 RESUME = ("--checkpoint-seconds", "0")
 
-# Under these seeds NumPyro flattens its distributions in different orders.
-HASH_SEEDS = (0, 5, 6, 7, 9, 8)
+# Under these two seeds NumPyro flattens its distributions in different orders.
+HASH_SEEDS = (0, 5, 0, 5)
 
 
 def final_arrays(folder: Path) -> dict[str, np.ndarray]:
     checkpoints = Checkpoints(folder, writable=False)
-    return to_arrays(checkpoints.restore(described_state(read_record(folder))))
+    return to_arrays(checkpoints.restore(initial_state(read_record(folder))))
 
 
 def finish(process: Popen) -> str:
@@ -72,7 +72,7 @@ def test_sigkill_at_random_moments_changes_nothing(
     rng, folder = random.Random(0), tmp_path / "run"
     process = avb_process(*TRAIN, "--run-dir", str(folder), hash_seed=HASH_SEEDS[0])
     wait_for_step(folder, process, above=-1)
-    for hash_seed in HASH_SEEDS[1:4]:
+    for hash_seed in HASH_SEEDS[1:]:
         time.sleep(rng.uniform(0, 0.5))
         assert process.poll() is None, "the run ended before it was killed"
         process.kill()

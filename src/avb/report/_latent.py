@@ -33,4 +33,4 @@ def draw_latent(run: Run) -> None:
             ylabel="latent dimension 2",
             title=f"{run.record.config.method} on {run.record.data['name']}, {len(z)} test data",
         )
-        axes.legend(loc="upper right", fontsize=8)
+        axes.legend(loc="upper right", fontsize=8, frameon=True, framealpha=0.9, edgecolor="none")

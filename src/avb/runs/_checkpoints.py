@@ -75,11 +75,11 @@ class Checkpoints:
         except _FAILURES as error:
             raise write_error(self.folder / CHECKPOINTS / str(step), _first_line(error)) from error
 
-    def restore(self, described: State) -> State:
+    def restore(self, like: State) -> State:
         """The newest state that can be read; damaged newer ones are skipped with a warning.
 
         Args:
-            described: The state's structure, with shapes and dtypes in place of arrays.
+            like: A state of the same run, which gives the structure.
 
         Raises:
             RunError: There is no checkpoint, or none can be read.
@@ -93,7 +93,7 @@ class Checkpoints:
         damaged = []
         for step in steps:
             try:
-                arrays = self._read(step, described)
+                arrays = self._read(step, like)
             except _FAILURES as error:
                 self._warn(step, error)
                 damaged.append(step)
@@ -101,7 +101,7 @@ class Checkpoints:
             # Training will come to these steps again, and Orbax overwrites nothing.
             for step in damaged if self.writable else ():
                 self.manager.delete(step)
-            return from_arrays(arrays, described)
+            return from_arrays(arrays, like)
         raise RunError(
             f"{self.folder}: none of the checkpoints {', '.join(map(str, reversed(steps)))} can "
             "be read; restore the folder from a copy, or delete it and train again"
@@ -121,8 +121,11 @@ class Checkpoints:
                 f"No space left on device: {size + MARGIN} bytes needed, {free} free",
             )
 
-    def _read(self, step: int, described: State) -> Arrays:
-        wanted = {name: _raw_shape(leaf) for name, leaf in _array_leaves(described).items()}
+    def _read(self, step: int, like: State) -> Arrays:
+        wanted = {
+            name: jax.ShapeDtypeStruct(array.shape, array.dtype)
+            for name, array in to_arrays(like).items()
+        }
         wanted[DIGEST] = jax.ShapeDtypeStruct((32,), np.uint8)
         with _quiet():
             restored = self.manager.restore(step, args=ocp.args.StandardRestore(wanted))  # pyright: ignore
@@ -147,18 +150,18 @@ def to_arrays(state: State) -> Arrays:
     }
 
 
-def from_arrays(arrays: Arrays, described: State) -> State:
+def from_arrays(arrays: Arrays, like: State) -> State:
     """The state whose arrays these are."""
 
     def fill(name: str, leaf: Any) -> Any:
-        if not _is_arraylike(leaf):
+        if not eqx.is_array(leaf):
             return leaf
         # A copy, since jnp.asarray may share the memory that Orbax read into.
         values = jnp.array(arrays[name])
         return jax.random.wrap_key_data(values) if _is_key(leaf) else values
 
-    filled = [fill(name, leaf) for name, leaf in named_leaves(described)]
-    return jax.tree.unflatten(jax.tree.structure(described), filled)
+    filled = [fill(name, leaf) for name, leaf in named_leaves(like)]
+    return jax.tree.unflatten(jax.tree.structure(like), filled)
 
 
 def digest(arrays: Arrays) -> np.ndarray:
@@ -189,21 +192,11 @@ def named_leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _array_leaves(state: State) -> dict[str, Any]:
-    return {name: leaf for name, leaf in named_leaves(state) if _is_arraylike(leaf)}
-
-
-def _is_arraylike(leaf: object) -> bool:
-    return eqx.is_array(leaf) or isinstance(leaf, jax.ShapeDtypeStruct)
+    return {name: leaf for name, leaf in named_leaves(state) if eqx.is_array(leaf)}
 
 
 def _is_key(leaf: object) -> bool:
     return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)  # pyright: ignore
-
-
-def _raw_shape(leaf: jax.Array) -> jax.ShapeDtypeStruct:
-    if _is_key(leaf):
-        return jax.eval_shape(jax.random.key_data, leaf)
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
 
 
 def _first_line(error: Exception) -> str:

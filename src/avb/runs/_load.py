@@ -75,11 +75,11 @@ def load_run(run_dir: str | os.PathLike) -> Run:
     record = read_record(run_dir)
 
     from avb.runs._checkpoints import Checkpoints
-    from avb.runs._state import described_state
+    from avb.runs._state import initial_state
 
     checkpoints = Checkpoints(run_dir, writable=False)
     try:
-        state = checkpoints.restore(described_state(record))
+        state = checkpoints.restore(initial_state(record))
     finally:
         checkpoints.close()
     return Run(run_dir, record, int(state.step), state.averaged)

@@ -1,6 +1,5 @@
-"""The state of a run before its first step, built or only described."""
+"""The state of a run before its first step."""
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,28 +16,18 @@ def encoding(record: RunRecord) -> Encoding:
 
 
 def initial_state(record: RunRecord) -> State:
-    """The state before the first step, from the seed alone."""
-    return eqx.filter_jit(lambda key: _make(key, record))(_key(record))
+    """The state before the first step, from the seed alone.
 
-
-def described_state(record: RunRecord) -> State:
-    """The same with shapes and dtypes in place of arrays; nothing is computed.
+    It is also what a checkpoint is restored into. It must be built for that, not only
+    described: parts such as flows keep what they computed in functions, out of JAX's sight.
 
     Raises:
         ConfigError: Parts that do not fit each other or the data.
         DataError: Less data than a batch.
     """
-    return eqx.filter_eval_shape(lambda key: _make(key, record), _key(record))
-
-
-def _key(record: RunRecord) -> jax.Array:
-    return jax.random.key(record.config.seed)
-
-
-def _make(key: jax.Array, record: RunRecord) -> State:
-    init_key, train_key = jax.random.split(key)
+    init_key, train_key = jax.random.split(jax.random.key(record.config.seed))
     method = PRESETS[record.config.method](record.architecture, key=init_key)
-    # init looks at the number of data only, so none need be on the device yet.
+    # init looks at the number of data only: zeros stand in, so that a run loads without them.
     shape = (record.data["sizes"]["train"], *record.resolved.data_shape)
     binarised = encoding(record) == "binarise"
     raw = jnp.zeros(shape, np.uint8 if binarised else np.float32)

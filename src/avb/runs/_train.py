@@ -60,14 +60,13 @@ def train_run(
 
     # JAX and Orbax take seconds to import, which a refused folder should not cost.
     from avb.runs._checkpoints import Checkpoints
-    from avb.runs._state import described_state, initial_state
+    from avb.runs._state import initial_state
 
-    described_state(record)
+    state = initial_state(record)
     with writing(run_dir):
         run_dir.mkdir(parents=True, exist_ok=True)
     with locked(run_dir), stop_on_signal() as stop:
         _expect_free(run_dir, config)
-        state = initial_state(record)
         write_record(run_dir, record)
         checkpoints = Checkpoints(run_dir, writable=True)
         checkpoints.save(state)
@@ -102,10 +101,10 @@ def resume_run(
         dataset = load_data(record.config, expected=record)
 
         from avb.runs._checkpoints import Checkpoints
-        from avb.runs._state import described_state
+        from avb.runs._state import initial_state
 
         checkpoints = Checkpoints(run_dir, writable=True)
-        state = checkpoints.restore(described_state(record))
+        state = checkpoints.restore(initial_state(record))
         drop_rows_after(run_dir, int(state.step))
         files = _Files(run_dir, checkpoints, checkpoint_seconds)
         return _fit(record, dataset, state, files, stop, on_progress)

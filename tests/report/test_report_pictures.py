@@ -1,0 +1,91 @@
+"""Pictures and tables from results made by hand."""
+
+import io
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from avb import RunError
+from avb.report import comparison_table, evaluation_table
+from avb.report._figure import figure
+from avb.report._panels import is_image, mosaic
+from avb.report._pictures import _draw
+
+ROW = {
+    "quantity": "ELBO",
+    "kind": "critic estimate, not a bound",
+    "nats_per_datum": -12.3456,
+    "standard_error": 0.0123,
+    "data": 10,
+    "detail": "32 draws a datum",
+}
+BOUND = {**ROW, "quantity": "log p(x)", "kind": "lower bound", "nats_per_datum": -11.0}
+DOCUMENT = {
+    "run": "a",
+    "method": "avb",
+    "step": 7,
+    "data": "toy",
+    "settings": {"split": "test"},
+    "rows": [ROW, BOUND],
+}
+
+
+def text_of(table) -> str:
+    console = Console(file=io.StringIO(), width=160)
+    console.print(table)
+    return console.file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [((8, 8), True), ((8, 8, 3), True), ((8, 8, 1), True), ((8, 8, 5), False), ((64,), False)],
+)
+def test_what_counts_as_an_image(shape: tuple, expected: bool):  # noqa: FBT001
+    assert is_image(shape) is expected
+
+
+@pytest.mark.parametrize("channels", [(), (3,)])
+def test_mosaic_puts_images_side_by_side(channels: tuple):
+    images = np.zeros((2, 3, 4, 5, *channels))
+    images[1, 2] = 0.5
+    canvas = mosaic(images)
+    assert canvas.shape == (2 * 5 - 1, 3 * 6 - 1, *channels)
+    assert (canvas[5:, 12:] == 0.5).all()
+    assert (canvas[4] == 1).all()
+
+
+def test_mosaic_scales_values_out_of_range():
+    images = np.array([-2.0, 0.0, 2.0]).reshape(1, 3, 1, 1)
+    np.testing.assert_allclose(mosaic(images)[0, ::2], [0, 0.5, 1])
+
+
+@pytest.mark.parametrize("shape", [(6, 6), (6, 6, 3), (5,), (4, 4, 2)])
+def test_any_shape_of_data_is_drawn(shape: tuple, tmp_path):
+    data = np.random.default_rng(0).normal(size=(3, 4, *shape))
+    _draw(tmp_path / "x.png", data, title="t", labels=["datum", "draw 1", "draw 2"])
+    assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_picture_that_cannot_be_written(tmp_path):
+    (tmp_path / "x.png").mkdir()
+    with (
+        pytest.raises(RunError, match=r"x\.png could not be written"),
+        figure(tmp_path / "x.png", 1, 1),
+    ):
+        pass
+
+
+def test_evaluation_table_says_what_each_number_is():
+    text = text_of(evaluation_table(DOCUMENT))
+    assert "avb on toy, test split, 10 data, step 7" in text
+    assert "critic estimate, not a bound" in text
+    assert "-12.346" in text
+    assert "0.012" in text
+
+
+def test_comparison_leaves_out_what_a_method_does_not_have():
+    other = {**DOCUMENT, "run": "b", "rows": [{**ROW, "kind": "exact"}, BOUND]}
+    lines = text_of(comparison_table([DOCUMENT, other])).splitlines()
+    row = next(line for line in lines if line.strip().startswith("b "))
+    assert row.split()[2:] == ["7", "–", *["-12.346", "±", "0.012", "-11.000", "±", "0.012"]]
