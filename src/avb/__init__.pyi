@@ -8,6 +8,8 @@ from . import (
     nets as nets,
     objectives as objectives,
     posteriors as posteriors,
+    report as report,
+    runs as runs,
     training as training,
 )
 from ._architecture import Architecture as Architecture
@@ -42,6 +44,13 @@ from .evaluation import (
     elbo_bracket as elbo_bracket,
     evaluate as evaluate,
     importance_bound as importance_bound,
+)
+from .runs import (
+    Run as Run,
+    RunConfig as RunConfig,
+    load_run as load_run,
+    resume_run as resume_run,
+    train_run as train_run,
 )
 from .training import (
     FitConfig as FitConfig,

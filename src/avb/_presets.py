@@ -103,11 +103,9 @@ def avb_adaptive(architecture: Architecture, *, key: Key) -> Method:
 
 def avb_self(architecture: Architecture, *, num_components: int = 16, key: Key) -> Method:
     """Semi-implicit posterior, self contrast with fixed noise, logistic critic for the rest."""
-    model, encoder, shapes, key_posterior, key_contrast, key_critic = _split(architecture, key)
+    model, encoder, shapes, key_posterior, _, key_critic = _split(architecture, key)
     posterior = SemiImplicitPosterior(encoder, **shapes, key=key_posterior)
-    contrast = AnchoredSelfContrast(
-        posterior.noise_dim, num_components=num_components, key=key_contrast
-    )
+    contrast = AnchoredSelfContrast(posterior.noise_dim, num_components=num_components)
     critic = ResidualCritic(architecture.width, architecture.latent_dim, key=key_critic)
     return Method(model, posterior, contrast, critic, Logistic())
 

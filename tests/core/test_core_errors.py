@@ -154,12 +154,12 @@ METHODS = [
     ),
     Bad(
         "anchors without a semi-implicit posterior",
-        lambda m: Method(m, implicit(), AnchoredSelfContrast(4, key=KEY), critic(), Logistic()),
+        lambda m: Method(m, implicit(), AnchoredSelfContrast(4), critic(), Logistic()),
         "AnchoredSelfContrast: expected a SemiImplicitPosterior, got ImplicitPosterior",
     ),
     Bad(
         "anchors of other noise",
-        lambda m: Method(m, semi(), AnchoredSelfContrast(7, key=KEY), critic(), Logistic()),
+        lambda m: Method(m, semi(), AnchoredSelfContrast(7), critic(), Logistic()),
         "noise variables of the self contrast: expected 4, got 7",
     ),
 ]
@@ -210,7 +210,7 @@ PARTS = [
     ),
     Bad(
         "anchors with another posterior",
-        lambda: AnchoredSelfContrast(4, key=KEY).condition(
+        lambda: AnchoredSelfContrast(4).condition(
             gaussian(), dist.Normal(jnp.zeros(D), 1.0), jnp.zeros(WIDTH), KEY
         ),
         "the self contrast needs a semi-implicit posterior, got GaussianPosterior; use "

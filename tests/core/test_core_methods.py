@@ -66,7 +66,7 @@ CONTRASTS: dict[str, Callable[[Key], AbstractContrast]] = {
     ),
     "full gaussian": lambda key: GaussianContrast(WIDTH, D, covariance="full", width=8, key=key),
     "flow": lambda key: FlowContrast(WIDTH, D, layers=2, width=8, key=key),
-    "anchored self": lambda key: AnchoredSelfContrast(4, num_components=4, key=key),
+    "anchored self": lambda key: AnchoredSelfContrast(4, num_components=4),
 }
 CRITICS: dict[str, Callable[[Key], ResidualCritic]] = {
     "posterior's features": lambda key: ResidualCritic(WIDTH, D, width=8, key=key),

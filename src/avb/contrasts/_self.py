@@ -62,14 +62,13 @@ class AnchoredSelfContrast(AbstractContrast):
     Args:
         noise_dim: Mixing variables of the semi-implicit posterior.
         num_components: K; a power of two keeps the set balanced.
-        key: PRNG key (the scrambling of the Sobol sequence).
+        seed: Seed of the Sobol sequence's scrambling.
     """
 
     anchors: Float[Array, "k e"]
     is_learned: ClassVar[bool] = False
 
-    def __init__(self, noise_dim: int, *, num_components: int = 16, key: Key):
-        seed = int(jax.random.randint(key, (), 0, jnp.iinfo(jnp.int32).max))
+    def __init__(self, noise_dim: int, *, num_components: int = 16, seed: int = 0):
         sampler = scipy.stats.qmc.MultivariateNormalQMC([0.0] * noise_dim, rng=seed)
         self.anchors = jnp.asarray(sampler.random(num_components), jnp.float32)
 

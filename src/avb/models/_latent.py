@@ -14,8 +14,8 @@ from avb.models._likelihood import AbstractLikelihood
 
 def standard_normal(latent_dim: int) -> dist.Distribution:
     """The usual prior, N(0, I), with event shape ``(latent_dim,)``."""
-    zeros = jnp.zeros(latent_dim)
-    return dist.Normal(zeros, jnp.ones_like(zeros)).to_event(1)
+    # Numbers, not arrays: NumPyro orders a distribution's arrays differently in every process.
+    return dist.Normal(0.0, 1.0).expand((latent_dim,)).to_event(1)
 
 
 class LatentVariableModel(eqx.Module):

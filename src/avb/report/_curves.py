@@ -1,8 +1,10 @@
 """Learning curves from the reports of training."""
 
+import jax.numpy as jnp
 import numpy as np
 from matplotlib.axes import Axes
 
+from avb._method import Method
 from avb.report._figure import COLOURS, MUTED, figure
 from avb.runs import Run
 from avb.runs._methods import method_info
@@ -25,12 +27,17 @@ def draw_curves(run: Run) -> None:
             panels[1].set(title="Critic T = log q − log r", ylabel="nats per datum")
             _line(panels[2], rows, "critic_loss", COLOURS[0], "loss")
             panels[2].set(title=f"Critic loss ({info.critic})", ylabel="nats per datum")
-            if info.critic == "logistic":
-                chance = {"color": MUTED, "linewidth": 0.8, "linestyle": "--"}
-                panels[2].axhline(2 * np.log(2), **chance, label="2 log 2, where T = 0")
-                panels[2].legend(loc="best", fontsize=8)
+            idle = {"color": MUTED, "linewidth": 0.8, "linestyle": "--"}
+            panels[2].axhline(_loss_of_idle_critic(run.method), **idle, label="where T = 0")
+            panels[2].legend(loc="best", fontsize=8)
         for axes in panels:
             axes.set_xlabel("epoch")
+
+
+def _loss_of_idle_critic(method: Method) -> float:
+    """The objective at T = 0: what a critic gives that learns nothing, or has nothing to learn."""
+    assert method.objective is not None
+    return float(method.objective.loss(jnp.zeros(1), jnp.zeros((1, method.contrast_draws))))
 
 
 def _draw_elbo(axes: Axes, rows: list[Row], *, title: str) -> None:

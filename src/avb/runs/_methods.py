@@ -68,7 +68,7 @@ METHODS = (
         "AVB with adaptive contrast",
         "implicit",
         "learned Gaussian",
-        "logistic",
+        "weighted logistic",
         "critic estimate",
         "Mescheder et al. 2017, arXiv:1701.04722",
     ),
