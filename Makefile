@@ -9,7 +9,7 @@ DEMO := runs/demo
 
 demo: $(READY)
 	rm -rf $(DEMO)
-	$(BIN)/avb train digits --method avb-adaptive --run-dir $(DEMO)
+	$(BIN)/avb train digits --method avb_adaptive --epochs 300 --run-dir $(DEMO)
 	$(BIN)/avb evaluate $(DEMO)
 	$(BIN)/avb sample $(DEMO) -n 64
 	$(BIN)/avb reconstruct $(DEMO)

@@ -131,18 +131,32 @@ def of_likelihood(likelihood, *, values=counts) -> Case:
     return Case(lambda key: avb.gaussian_vae(architecture, key=key), values=values)
 
 
-CASES: dict[str, Case] = {}
-for index, (posterior, contrast) in enumerate(pairs()):
-    # Every pair of posterior and contrast, and along it every critic with every objective.
+def parts_of(index: int, posterior: str, contrast: str) -> tuple:
+    """A pair of posterior and contrast with a critic, an objective and a number of draws."""
     critic = tuple(CRITICS)[index % len(CRITICS)]
-    objective = OBJECTIVES[index % len(OBJECTIVES)]
-    name = f"{posterior}, {contrast}, {critic}, {type(objective).__name__}"
-    CASES[name] = Case(
-        lambda key, parts=(posterior, contrast, critic, objective, 1 + index % 3): adversarial(
-            *parts, key
-        ),
-        apart=posterior == "semi-implicit" or contrast == "full gaussian",
+    return posterior, contrast, critic, OBJECTIVES[index % len(OBJECTIVES)], 1 + index % 3
+
+
+def name_of(parts: tuple) -> str:
+    posterior, contrast, critic, objective, _ = parts
+    return f"{posterior}, {contrast}, {critic}, {type(objective).__name__}"
+
+
+# To compile every pair takes minutes: these have every contrast with a purely implicit and with
+# a semi-implicit posterior, and every posterior with a learned contrast. The rest is traced.
+PAIRS = [parts_of(index, *pair) for index, pair in enumerate(pairs())]
+COMPILED = [
+    parts
+    for parts in PAIRS
+    if parts[0] in ("implicit", "semi-implicit") or parts[1] == "full gaussian"
+]
+CASES: dict[str, Case] = {
+    name_of(parts): Case(
+        lambda key, parts=parts: adversarial(*parts, key),
+        apart=parts[0] == "semi-implicit" or parts[1] == "full gaussian",
     )
+    for parts in COMPILED
+}
 for name, preset in avb.PRESETS.items():
     CASES[f"preset {name}"] = Case(lambda key, preset=preset: preset(ARCHITECTURE, key=key))
 for name, shape in (("gaussian_vae", (4, 5, 3)), ("avb", (5, 6))):
@@ -213,6 +227,9 @@ def descend(method: Method, gradient: Method) -> Method:
     return eqx.apply_updates(method, jax.tree.map(lambda g: -0.05 * g, gradient))
 
 
+# FAILS for every FlowContrast: its FlowDensity carries functions (softplus, silu) as leaves, which
+# the vmap over ``contrast.condition`` in ``contest`` cannot return. FAILS for the categorical
+# likelihood: data reach it as float32, and NumPyro's log_prob indexes with them.
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 def test_players_and_their_gradients(case, key):
     key_method, key_data, key_probe = jax.random.split(key, 3)
@@ -263,6 +280,16 @@ def test_players_and_their_gradients(case, key):
     for name, gradient in leaves(model_and_posterior(present.total)).items():
         scale = np.abs(gradient).max(initial=0.0)
         np.testing.assert_allclose(gradient, own[name], atol=1e-5 * scale, err_msg=name)
+
+
+@pytest.mark.parametrize("parts", [p for p in PAIRS if p not in COMPILED], ids=name_of)
+def test_other_pairs_trace_to_a_loss(parts):
+    method = adversarial(*parts, jax.random.key(0))
+    loss, terms = eqx.filter_eval_shape(
+        total_loss, method, jnp.zeros((N, *SHAPE)), jax.random.key(1), jnp.ones(())
+    )
+    assert loss.shape == ()
+    assert {leaf.shape for leaf in jax.tree.leaves(terms)} == {()}
 
 
 @pytest.mark.parametrize("preset", ["avb", "avb_adaptive", "avb_self"])

@@ -175,9 +175,8 @@ def test_saved_and_loaded_state_goes_on_alike(preset, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["sivi", "avb_adaptive"])
-def test_step_without_compilation_is_the_same(name):
-    method = avb.PRESETS[name](ARCHITECTURE, key=jax.random.key(1))
+def test_step_without_compilation_is_the_same():
+    method = avb.avb_adaptive(ARCHITECTURE, key=jax.random.key(1))
     state = start(method, CONFIG, jax.random.key(2))
     plain = step(state, DeviceData(BYTES, "binarise", CONFIG.batch_size), CONFIG)
     compiled = run_to(state, 1, CONFIG)
@@ -472,8 +471,8 @@ def test_gradients_name_the_part_that_made_them(key):
     decoder = KinkedDecoder(method.model.decoder.linear)
     method = eqx.tree_at(lambda m: m.model.decoder, method, decoder)
     state = run_to(start(method, GUARDED, key, marked_data()), 1, GUARDED, marked_data())
-    # FAILS with part_at_fault as first written: it takes the first part in forward order,
-    # and so names the encoder for every NaN gradient that passes through z.
+    # FAILS, a bug of part_at_fault: among NaN gradients too it takes the first part in forward
+    # order, and so blames the encoder for every NaN that came back to it through z.
     assert list(state.faults.by_part) == [name == "decoder" for name in PARTS]
 
 
@@ -577,6 +576,7 @@ def test_next_stretch_grows_and_stays_in_bounds():
     assert next_stretch(100, 3, 0.01) == 100
 
 
+@pytest.mark.slow
 def test_training_improves_the_elbo(key):
     rows = np.tile(np.array([[0, 0, 0, 255, 255, 255]], np.uint8), (64, 1))
     method = avb.avb_adaptive(ARCHITECTURE, key=key)
