@@ -30,7 +30,7 @@ def closed_form() -> ModuleType:
 def test_trained_critic_is_within_five_percent(
     closed_form: ModuleType, dim: int, objective: AbstractObjective
 ):
-    budget = closed_form.Budget(steps=600, batch=512)
+    budget = closed_form.Budget(steps=1000, batch=512)
     cell = closed_form.cell(dim, "adaptive", objective, 0, budget)
     assert abs(cell.divergence - 1.0) < 1e-3
     assert cell.value < 0.05
