@@ -520,9 +520,10 @@ def markdown(cells: list[Cell], collapses: list[dict], bounds: dict, budget: Bud
         "k is the moment of q/r that the variance of the objective's gradient needs "
         "(2 for the KL dual and Donsker-Varadhan, 4 for least squares).",
         "",
-        "Least squares fails at 1 nat, and no budget mends it: over moment-matched Gaussians "
-        "E_r[(q/r)^4] is infinite as soon as an eigenvalue of q's whitened covariance exceeds 4/3, "
-        "here 1 + ρ = 1.93, 1.63, 1.34 for d = 2, 8, 32. The last rows give it less to learn.",
+        "Over moment-matched Gaussians E_r[(q/r)^4] is infinite as soon as an eigenvalue of q's "
+        "whitened covariance exceeds 4/3; at 1 nat the largest is 1 + ρ = 1.93, 1.63, 1.34 for "
+        "d = 2, 8, 32, so the gradient of least squares has infinite variance. The last rows give "
+        "it less to learn.",
         "",
         "| " + " | ".join(COLUMNS) + " |",
         "|" + " --- |" * len(COLUMNS),
