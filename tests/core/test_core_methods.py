@@ -227,9 +227,6 @@ def descend(method: Method, gradient: Method) -> Method:
     return eqx.apply_updates(method, jax.tree.map(lambda g: -0.05 * g, gradient))
 
 
-# FAILS for every FlowContrast: its FlowDensity carries functions (softplus, silu) as leaves, which
-# the vmap over ``contrast.condition`` in ``contest`` cannot return. FAILS for the categorical
-# likelihood: data reach it as float32, and NumPyro's log_prob indexes with them.
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 def test_players_and_their_gradients(case, key):
     key_method, key_data, key_probe = jax.random.split(key, 3)

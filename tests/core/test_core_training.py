@@ -471,8 +471,6 @@ def test_gradients_name_the_part_that_made_them(key):
     decoder = KinkedDecoder(method.model.decoder.linear)
     method = eqx.tree_at(lambda m: m.model.decoder, method, decoder)
     state = run_to(start(method, GUARDED, key, marked_data()), 1, GUARDED, marked_data())
-    # FAILS, a bug of part_at_fault: among NaN gradients too it takes the first part in forward
-    # order, and so blames the encoder for every NaN that came back to it through z.
     assert list(state.faults.by_part) == [name == "decoder" for name in PARTS]
 
 

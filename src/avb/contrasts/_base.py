@@ -1,7 +1,7 @@
 """What it takes to be a contrast."""
 
 import abc
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import equinox as eqx
 import numpyro.distributions as dist
@@ -23,9 +23,12 @@ class AbstractContrast(eqx.Module):
     Attributes:
         is_learned: Whether r has parameters of its own, fitted by maximum likelihood to
             draws of q.
+        density_axes: Which leaves of the density belong to one datum (0) and which are
+            shared by all (``None``), as the axes of a ``vmap``.
     """
 
     is_learned: ClassVar[bool]
+    density_axes: ClassVar[Any] = 0
 
     @abc.abstractmethod
     def condition(

@@ -1,6 +1,6 @@
 """Contrasts with parameters of their own, fitted by maximum likelihood to draws of q."""
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import equinox as eqx
 import jax
@@ -21,7 +21,7 @@ class GaussianContrast(AbstractContrast):
     """r_α(z|x): a Gaussian whose parameters are a learned function of the posterior's features.
 
     Where Monte Carlo moments are noisy, the head is stable: it averages over all steps
-    and all data. It is relative to the posterior's own frame, and starts as that frame.
+    and all data. It is relative to the posterior's own frame, and starts at that frame.
 
     Args:
         feature_size: Length of the posterior's feature vector.
@@ -87,6 +87,7 @@ class FlowContrast(AbstractContrast):
 
     head: FlowHead
     is_learned: ClassVar[bool] = True
+    density_axes: ClassVar[Any] = FlowDensity(base=0, flow=None, condition=0)  # pyright: ignore
 
     def __init__(
         self, feature_size: int, latent_dim: int, *, layers: int = 4, width: int = 64, key: Key

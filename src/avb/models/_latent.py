@@ -60,7 +60,7 @@ class LatentVariableModel(eqx.Module):
 
     def log_likelihood(self, x: Datum, z: Latent) -> Scalar:
         """Log p(x|z), summed over the datum's elements, in nats."""
-        return jnp.sum(self.likelihood.distribution(self.decoder(z)).log_prob(x))
+        return self.likelihood.log_prob(self.decoder(z), x)
 
     def log_joint(self, x: Datum, z: Latent) -> Scalar:
         """Log p(x, z), in nats."""

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 from avb._check import expect_equal, expect_positive
 from avb._errors import ConfigError
-from avb._types import Datum, Shape
+from avb._types import Datum, Scalar, Shape
 from avb.densities._scale import bounded_scale
 
 Parameters = Float[Array, "p ..."]
@@ -35,6 +35,10 @@ class AbstractLikelihood(eqx.Module):
     @abc.abstractmethod
     def distribution(self, parameters: Parameters) -> dist.Distribution:
         """The distribution of one datum, batch shape ``data_shape``."""
+
+    def log_prob(self, parameters: Parameters, x: Datum) -> Scalar:
+        """Log p(x|parameters), summed over the elements, in nats; x is float32."""
+        return jnp.sum(self.distribution(parameters).log_prob(x))
 
     def mean(self, parameters: Parameters) -> Datum:
         """E[x], of shape ``data_shape``."""
@@ -113,6 +117,9 @@ class Categorical(AbstractLikelihood):
 
     def distribution(self, parameters: Parameters) -> dist.Distribution:
         return dist.CategoricalLogits(jnp.moveaxis(parameters, 0, -1))
+
+    def log_prob(self, parameters: Parameters, x: Datum) -> Scalar:
+        return jnp.sum(self.distribution(parameters).log_prob(x.astype(jnp.int32)))
 
     def mean(self, parameters: Parameters) -> Datum:
         levels = jnp.arange(self.num_parameters, dtype=parameters.dtype)

@@ -43,7 +43,8 @@ class DeviceData(eqx.Module):
         batch_size: Data a step.
 
     Raises:
-        DataError: Fewer data than a batch, or pixels of another type to binarise.
+        DataError: Fewer data than a batch, values that are not finite, or pixels of another
+            type to binarise.
     """
 
     raw: Array
@@ -58,6 +59,8 @@ class DeviceData(eqx.Module):
             )
         if encoding == "binarise" and raw.dtype != np.uint8:
             raise DataError(f"dynamic binarisation: expected uint8 pixels, got {raw.dtype}")
+        if np.issubdtype(raw.dtype, np.floating) and not np.isfinite(raw).all():
+            raise DataError("training data: expected finite numbers, got NaN or infinity")
         self.raw = jnp.asarray(raw)
         self.encoding = encoding
         self.batch_size = batch_size

@@ -55,14 +55,17 @@ def squared_norm(tree: PyTree) -> Scalar:
 def part_at_fault(
     terms: Terms, squared_norms: Float[Array, " 4"]
 ) -> tuple[Bool[Array, ""], Int32[Array, ""]]:
-    """Whether a step is finite, and if not the first part in the order of evaluation.
+    """Whether a step is finite, and if not the part at fault.
 
-    A NaN made by one part spreads to the values and the gradients of those after it, so
-    values are looked at first, in the order in which they are computed, then gradients.
+    A NaN made by one part spreads to the values computed after it, and backwards to the
+    gradients of those before it. So values are looked at first, in the order in which they
+    are computed; where all are finite, gradients, from the last part to the first.
     """
     values = jnp.stack([terms.latent, terms.log_likelihood, terms.log_contrast, terms.critic])
     bad_values = ~jnp.isfinite(values)
     bad_values = bad_values.at[3].set(bad_values[3] | ~jnp.isfinite(terms.critic_loss))
     bad_gradients = ~jnp.isfinite(squared_norms)
-    bad = jnp.where(jnp.any(bad_values), bad_values, bad_gradients)
-    return ~jnp.any(bad), jnp.argmax(bad).astype(jnp.int32)
+    first_value = jnp.argmax(bad_values)
+    last_gradient = len(PARTS) - 1 - jnp.argmax(bad_gradients[::-1])
+    part = jnp.where(jnp.any(bad_values), first_value, last_gradient).astype(jnp.int32)
+    return ~(jnp.any(bad_values) | jnp.any(bad_gradients)), part

@@ -184,12 +184,14 @@ def contest(
     posterior = stop(method.posterior)
     key_condition, key_sample = jax.random.split(key)
     keys = jax.random.split(key_condition, x.shape[0])
-    densities = jax.vmap(contrast.condition, in_axes=(None, None, 0, 0))(
+    axes = contrast.density_axes
+    densities = eqx.filter_vmap(contrast.condition, in_axes=(None, None, 0, 0), out_axes=axes)(
         posterior, prior, features, keys
     )
     fit_loss = jnp.zeros(())
     if contrast.is_learned:
-        fit_loss = -jnp.mean(jax.vmap(lambda density, z: density.log_prob(z))(densities, z))
+        log_prob = jax.vmap(lambda density, z: density.log_prob(z), in_axes=(axes, 0))
+        fit_loss = -jnp.mean(log_prob(densities, z))
     densities = stop(densities)
     seen = jax.vmap(critic.features)(x, features)
 
@@ -200,7 +202,7 @@ def contest(
         return evaluate(z), jax.vmap(evaluate)(drawn)
 
     keys = jax.random.split(key_sample, x.shape[0])
-    on_posterior, on_contrast = jax.vmap(values)(densities, seen, z, keys)
+    on_posterior, on_contrast = jax.vmap(values, in_axes=(axes, 0, 0, 0))(densities, seen, z, keys)
     return Contest(densities, seen, on_posterior, on_contrast, fit_loss)
 
 
@@ -221,7 +223,8 @@ def _adversarial(method, x, features, key, beta) -> tuple[Scalar, Terms]:
     def through_z(density, seen, z):
         return density.log_prob(z), frozen.evaluate(seen, density.whiten(z))
 
-    log_r, critic = jax.vmap(through_z)(met.densities, lax.stop_gradient(met.seen), z)
+    axes = (method.contrast.density_axes, 0, 0)
+    log_r, critic = jax.vmap(through_z, in_axes=axes)(met.densities, lax.stop_gradient(met.seen), z)
     critic = critic - lax.stop_gradient(method.objective.offset(met.on_contrast))
     model_loss, terms = _elbo(method, x, z, log_r, critic, beta, lax.stop_gradient(critic_loss))
     return model_loss + loss, terms
