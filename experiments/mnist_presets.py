@@ -115,10 +115,10 @@ def table(config: Config) -> str:
         if not runs:
             continue
         bounds = [run["evaluation"]["rows"][-1]["nats_per_datum"] for run in runs]
-        seconds = [run["seconds_per_epoch"] for run in runs]
-        rows.append(
-            [f"`{method}`", str(len(runs)), elbo_cell(runs), spread(bounds), spread(seconds, 1)]
-        )
+        # A run that was paused has no time of its own.
+        seconds = [run["seconds_per_epoch"] for run in runs if run["seconds_per_epoch"]]
+        time_cell = spread(seconds, 1) if seconds else "–"
+        rows.append([f"`{method}`", str(len(runs)), elbo_cell(runs), spread(bounds), time_cell])
     header = ["method", "seeds", "test ELBO", "log p(x) ≥", "seconds / epoch"]
     return markdown_table(header, rows)
 
