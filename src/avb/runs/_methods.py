@@ -85,7 +85,7 @@ METHODS = (
         "avb_self",
         "AVB against its own mixture",
         "semi-implicit",
-        "own mixture, fixed noise",
+        "anchored mixture",
         "logistic",
         "critic estimate",
         "this library",
