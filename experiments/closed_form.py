@@ -1,6 +1,6 @@
 """Critics, objectives and the bracket against densities known in closed form.
 
-    python experiments/closed_form.py            # about twenty minutes on two cores
+    python experiments/closed_form.py            # up to an hour on two cores
     python experiments/closed_form.py --quick    # d = 2 and 8, one seed; writes no results
 
 Part 1: q a correlated Gaussian, r the Gaussian with q's own diagonal moments (the adaptive
