@@ -282,6 +282,8 @@ def test_evaluate_labels_every_row(key):
 
 
 def test_standard_error_of_the_mean():
-    estimate = avb.Estimate("ELBO", "exact", np.array([1.0, 3.0]), np.array([0.3, 0.4]), "")
+    estimate = avb.Estimate(
+        "ELBO", "exact", "Monte Carlo", np.array([1.0, 3.0]), np.array([0.3, 0.4]), ""
+    )
     np.testing.assert_allclose(estimate.mean, 2.0)
     np.testing.assert_allclose(estimate.standard_error, 0.25)

@@ -86,7 +86,7 @@ def elbo(
         batch_size=batch_size,
         progress=progress,
     )
-    return Estimate("ELBO", "exact", values, errors, f"{draws} draws a datum")
+    return Estimate("ELBO", "exact", "Monte Carlo", values, errors, f"{draws} draws a datum")
 
 
 def log_mixture_bounds(
@@ -202,8 +202,8 @@ def elbo_bracket(
     )
     detail = f"{draws} draws a datum, K = {components}"
     return (
-        Estimate("ELBO", "lower bound", lower, lower_error, detail),
-        Estimate("ELBO", "upper bound", upper, upper_error, detail),
+        Estimate("ELBO", "lower bound", "mixture of conditionals", lower, lower_error, detail),
+        Estimate("ELBO", "upper bound", "mixture of conditionals", upper, upper_error, detail),
     )
 
 
@@ -296,5 +296,7 @@ def critic_elbo(
         batch_size=batch_size,
         progress=progress,
     )
-    detail = f"{draws} draws a datum, critic of training"
-    return Estimate("ELBO", "critic estimate, not a bound", values, errors, detail)
+    detail = f"{draws} draws a datum"
+    return Estimate(
+        "ELBO", "critic estimate, not a bound", "critic of training", values, errors, detail
+    )

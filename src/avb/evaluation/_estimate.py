@@ -1,11 +1,17 @@
 """Numbers with what they are: a bound, exact, or an estimate, and their Monte Carlo errors."""
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
-Kind = Literal["exact", "lower bound", "upper bound", "critic estimate, not a bound"]
+Kind = Literal[
+    "exact",
+    "lower bound",
+    "upper bound",
+    "estimate, not a bound",
+    "critic estimate, not a bound",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -13,18 +19,28 @@ class Estimate:
     """A quantity averaged over data, in nats per datum.
 
     Attributes:
-        quantity: ``"ELBO"`` or ``"log p(x)"``.
+        quantity: What is estimated, such as ``"ELBO"`` or ``"log p(x)"``.
         kind: What the number is.
+        estimator: Where it comes from, such as ``"importance weighting"``.
         values: One value a datum, shape ``(n,)``.
         errors: Monte Carlo standard error of each value, shape ``(n,)``.
-        detail: How it was computed, in a few words.
+        detail: With which settings it was computed, in a few words.
+        effective: Effective number of samples behind each value, shape ``(n,)``, where the
+            estimate is an average of weights.
+        pareto_k: Pareto k̂ of each datum's weights, shape ``(n,)``; above 0.7 their average
+            cannot be trusted (Vehtari et al. 2024, https://arxiv.org/abs/1507.02646).
+        flag: Why the number is wrong, in a sentence; ``None`` where nothing speaks against it.
     """
 
     quantity: str
     kind: Kind
+    estimator: str
     values: np.ndarray
     errors: np.ndarray
     detail: str
+    effective: np.ndarray | None = None
+    pareto_k: np.ndarray | None = None
+    flag: str | None = None
 
     @property
     def mean(self) -> float:
@@ -37,13 +53,23 @@ class Estimate:
         squares = np.sum(np.square(self.errors, dtype=np.float64))
         return float(np.sqrt(squares) / len(self.errors))
 
-    def as_dict(self) -> dict[str, str | float | int]:
-        """The summary, ready for JSON."""
-        return {
+    def as_dict(self) -> dict[str, Any]:
+        """The summary, ready for JSON; entries that do not apply are left out."""
+        summary: dict[str, Any] = {
             "quantity": self.quantity,
             "kind": self.kind,
+            "estimator": self.estimator,
             "nats_per_datum": self.mean,
             "standard_error": self.standard_error,
             "data": len(self.values),
             "detail": self.detail,
         }
+        if self.effective is not None:
+            summary["effective_samples_median"] = float(np.median(self.effective))
+            summary["effective_samples_min"] = float(np.min(self.effective))
+        if self.pareto_k is not None:
+            summary["pareto_k_median"] = float(np.median(self.pareto_k))
+            summary["pareto_k_share_above_0.7"] = float(np.mean(self.pareto_k > 0.7))
+        if self.flag is not None:
+            summary["flag"] = self.flag
+        return summary

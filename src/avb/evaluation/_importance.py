@@ -113,4 +113,6 @@ def importance_bound(
         f"{samples} importance samples, Gaussian proposal, "
         f"median effective size {np.median(effective):.0f}"
     )
-    return Estimate("log p(x)", "lower bound", values, errors, detail), effective
+    return Estimate(
+        "log p(x)", "lower bound", "importance weighting", values, errors, detail
+    ), effective

@@ -43,7 +43,8 @@ class State(eqx.Module):
 
     Attributes:
         method: Model, posterior, contrast and critic as they are trained.
-        average: Exponential moving average of the parameters of model and posterior.
+        average: Exponential moving average of the parameters of both players: a critic that is
+            evaluated on averaged posteriors must be the average over the same steps.
         model_optimiser: Optimiser state of model and posterior.
         adversary_optimiser: Optimiser state of contrast and critic.
         step: Steps taken.
@@ -67,14 +68,25 @@ class State(eqx.Module):
     @property
     def averaged(self) -> Method:
         """The method with the averaged parameters: what to evaluate and to use."""
-        players = eqx.combine(self.average, (self.method.model, self.method.posterior))
-        return eqx.tree_at(lambda m: (m.model, m.posterior), self.method, players)
+        return with_players(self.method, *self.average)
 
 
 def players(method: Method) -> tuple[PyTree, PyTree]:
     """The trainable arrays of (model, posterior) and of (contrast, critic)."""
     parameters = eqx.filter(method, eqx.is_inexact_array)
     return (parameters.model, parameters.posterior), (parameters.contrast, parameters.critic)
+
+
+def with_players(method: Method, model: PyTree, adversary: PyTree) -> Method:
+    """The method with these trainable arrays, as :func:`players` gives them."""
+    static = eqx.filter(method, eqx.is_inexact_array, inverse=True)
+    parameters = eqx.tree_at(
+        lambda m: (m.model, m.posterior, m.contrast, m.critic),
+        eqx.filter(method, eqx.is_inexact_array),
+        (*model, *adversary),
+        is_leaf=lambda leaf: leaf is None,
+    )
+    return eqx.combine(parameters, static)
 
 
 def optimisers(
@@ -105,7 +117,7 @@ def init(method: Method, data: DeviceData, config: FitConfig, *, key: Key) -> St
     optimiser, adversary_optimiser = optimisers(config, config.epochs * data.steps_per_epoch)
     state = State(
         method=method,
-        average=model,
+        average=(model, adversary),
         model_optimiser=optimiser.init(model),
         adversary_optimiser=adversary_optimiser.init(adversary),
         step=jnp.zeros((), jnp.int32),

@@ -15,7 +15,7 @@ from avb.training._batches import DeviceData
 from avb.training._config import FitConfig
 from avb.training._guard import part_at_fault, squared_norm
 from avb.training._losses import adversary_loss, contest, total_loss
-from avb.training._state import State, Sums, optimisers, players
+from avb.training._state import State, Sums, optimisers, players, with_players
 
 # The average moves every few steps, with the same time constant: its memory traffic would
 # otherwise cost as much as the optimiser's.
@@ -93,8 +93,8 @@ def step(state: State, data: DeviceData, config: FitConfig) -> State:
             ok=ok,
         )
     return State(
-        method=_with_players(method, model, adversary),
-        average=_average(state.average, model, state.step, config.ema_decay),
+        method=with_players(method, model, adversary),
+        average=_average(state.average, (model, adversary), state.step, config.ema_decay),
         model_optimiser=model_state,
         adversary_optimiser=adversary_state,
         step=state.step + 1,
@@ -132,7 +132,7 @@ def _critic_step(
         scale=_clip(squared, config.clip_norm),
         ok=jnp.isfinite(squared),
     )
-    return _with_players(method, model, adversary), optimiser_state
+    return with_players(method, model, adversary), optimiser_state
 
 
 def _update(
@@ -153,17 +153,6 @@ def _update(
     return lax.cond(ok, take, lambda: (parameters, optimiser_state))
 
 
-def _with_players(method: Method, model: PyTree, adversary: PyTree) -> Method:
-    static = eqx.filter(method, eqx.is_inexact_array, inverse=True)
-    parameters = eqx.tree_at(
-        lambda m: (m.model, m.posterior, m.contrast, m.critic),
-        eqx.filter(method, eqx.is_inexact_array),
-        (*model, *adversary),
-        is_leaf=lambda leaf: leaf is None,
-    )
-    return eqx.combine(parameters, static)
-
-
 def _clip(squared: Scalar, clip_norm: float) -> Scalar:
     return jnp.minimum(1.0, clip_norm * lax.rsqrt(jnp.maximum(squared, 1e-12)))
 
@@ -174,15 +163,15 @@ def _kl_weight(config: FitConfig, step: Int32[Array, ""], steps_per_epoch: int) 
     return jnp.minimum(1.0, step.astype(jnp.float32) / (config.kl_warmup * steps_per_epoch))
 
 
-def _average(average: PyTree, model: PyTree, step: Int32[Array, ""], decay: float) -> PyTree:
+def _average(average: PyTree, players: PyTree, step: Int32[Array, ""], decay: float) -> PyTree:
     if decay == 0:
-        return model
+        return players
     # Early on, the average forgets faster, so that it does not remember the initial values.
     elapsed = step.astype(jnp.float32)
     kept = jnp.minimum(decay**AVERAGE_EVERY, (1.0 + elapsed) / (10.0 * AVERAGE_EVERY + elapsed))
 
     def move() -> PyTree:
-        return jax.tree.map(lambda a, p: a + (1.0 - kept) * (p - a), average, model)
+        return jax.tree.map(lambda a, p: a + (1.0 - kept) * (p - a), average, players)
 
     return lax.cond(step % AVERAGE_EVERY == 0, move, lambda: average)
 
