@@ -9,7 +9,9 @@ import numpy as np
 
 from avb._method import Method
 from avb._types import Key
-from avb.evaluation._elbo import critic_elbo, elbo, elbo_bracket
+from avb.evaluation._bracket import elbo_bracket
+from avb.evaluation._critic import critic_elbo
+from avb.evaluation._elbo import elbo
 from avb.evaluation._estimate import Estimate
 from avb.evaluation._importance import importance_bound
 from avb.posteriors import AbstractTractablePosterior, SemiImplicitPosterior
@@ -80,7 +82,7 @@ def evaluate(
         rows += elbo_bracket(model, posterior, data, key=key_elbo, components=components, **sizes)
     if method.critic is not None:
         rows.append(critic_elbo(method, data, key=key_critic, **sizes))
-    bound, effective = importance_bound(
+    bound = importance_bound(
         model,
         posterior,
         data,
@@ -88,4 +90,5 @@ def evaluate(
         samples=importance_samples,
         progress=tell("log p(x)"),
     )
-    return Evaluation([*rows, bound], effective)
+    assert bound.effective is not None
+    return Evaluation([*rows, bound], bound.effective)
