@@ -3,6 +3,7 @@ from . import (
     critics as critics,
     data as data,
     densities as densities,
+    diagnostics as diagnostics,
     evaluation as evaluation,
     models as models,
     nets as nets,
@@ -37,13 +38,19 @@ from .data import (
     load_dataset as load_dataset,
 )
 from .evaluation import (
+    ActiveUnits as ActiveUnits,
     Estimate as Estimate,
     Evaluation as Evaluation,
+    InferenceGaps as InferenceGaps,
+    active_units as active_units,
+    aggregate_kl as aggregate_kl,
     critic_elbo as critic_elbo,
     elbo as elbo,
     elbo_bracket as elbo_bracket,
     evaluate as evaluate,
     importance_bound as importance_bound,
+    inference_gaps as inference_gaps,
+    mutual_information as mutual_information,
 )
 from .runs import (
     Run as Run,
