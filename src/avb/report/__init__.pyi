@@ -1,3 +1,7 @@
+from ._calibration import (
+    draw_rank_histograms as draw_rank_histograms,
+    draw_two_samples as draw_two_samples,
+)
 from ._curves import draw_curves as draw_curves
 from ._latent import draw_latent as draw_latent
 from ._pictures import draw_reconstructions as draw_reconstructions, draw_samples as draw_samples
