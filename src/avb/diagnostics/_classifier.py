@@ -146,6 +146,7 @@ def c2st(
         raise ConfigError(f"classifier: expected {known}, got {classifier!r}")
     check_at_least("folds", 2, folds)
     check_at_least("repetitions", 3, repetitions)
+    check_at_least("max_draws", max(FEWEST_DRAWS, 2 * folds), max_draws)
     draws, reference = check_pair(draws, reference)
     size = _common_size(draws, reference, folds, max_draws)
     scale = scale_of(reference)
