@@ -2,64 +2,37 @@
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from avb._errors import ConfigError
-from avb._types import Datum, Features, Key
-from avb.densities import FullGaussian
+from avb._types import Datum, Key
 from avb.evaluation._batched import Progress, check_data, over_batches
 from avb.evaluation._estimate import Estimate
+from avb.evaluation._proposals import ProposalName, fit_proposal
+from avb.evaluation._weights import FEWEST_FOR_PARETO, log_mean_weights, pareto_k
 from avb.models import LatentVariableModel
 from avb.posteriors import AbstractPosterior
 
-# The posterior that training finds is narrower than the true one; a proposal must not be.
-WIDEN = 1.2
-FITTING_DRAWS = 256
 SAMPLES_AT_ONCE = 50
 
 
-def gaussian_proposal(posterior: AbstractPosterior, features: Features, key: Key) -> FullGaussian:
-    """A full-covariance Gaussian with the moments of posterior draws, widened."""
-    keys = jax.random.split(key, FITTING_DRAWS)
-    draws = jax.vmap(posterior.draw, in_axes=(None, 0))(features, keys)
-    loc = jnp.mean(draws, axis=0)
-    centred = draws - loc[None, :]
-    covariance = centred.T @ centred / (FITTING_DRAWS - 1)
-    jitter = jnp.diag(1e-4 * jnp.diagonal(covariance) + 1e-10)
-    return FullGaussian(loc, WIDEN * jnp.linalg.cholesky(covariance + jitter))
-
-
 @eqx.filter_jit
-def _importance(parts, x, keys):
-    model, posterior, samples = parts
+def _log_weights(parts, x, keys):
+    model, posterior, proposal, samples = parts
     at_once = min(SAMPLES_AT_ONCE, samples)
     chunks = -(-samples // at_once)
 
     def datum(x: Datum, key: Key):
         key_fit, key_samples = jax.random.split(key)
-        proposal = gaussian_proposal(posterior, posterior.encoder(x), key_fit)
+        density = proposal.condition(posterior, posterior.encoder(x), key_fit)
 
-        def log_weight(key: Key):
-            z = proposal.sample(key)
-            return model.log_joint(x, z) - proposal.log_prob(z)
+        def chunk(_, keys):
+            z = jax.vmap(density.sample)(keys)
+            log_joint = jax.vmap(model.log_joint, in_axes=(None, 0))(x, z)
+            return None, log_joint - jax.vmap(density.log_prob)(z)
 
-        def add(totals, chunk_keys_and_count):
-            chunk_keys, count = chunk_keys_and_count
-            kept = jnp.where(jnp.arange(at_once) < count, 0.0, -jnp.inf)
-            log_weights = jax.vmap(log_weight)(chunk_keys) + kept
-            first = jnp.logaddexp(totals[0], jax.nn.logsumexp(log_weights))
-            second = jnp.logaddexp(totals[1], jax.nn.logsumexp(2.0 * log_weights))
-            return (first, second), None
-
-        counts = np.minimum(at_once, samples - at_once * np.arange(chunks))
         chunked = jax.random.split(key_samples, (chunks, at_once))
-        start = (jnp.full((), -jnp.inf), jnp.full((), -jnp.inf))
-        (first, second), _ = jax.lax.scan(add, start, (chunked, jnp.asarray(counts, jnp.int32)))
-        effective = jnp.exp(2.0 * first - second)
-        # Delta method: the relative variance of the mean weight.
-        error = jnp.sqrt(jnp.maximum(1.0 / effective - 1.0 / samples, 0.0))
-        return first - jnp.log(float(samples)), error, effective
+        return jax.lax.scan(chunk, None, chunked)[1].reshape(-1)[:samples]
 
     return jax.vmap(datum)(x, keys)
 
@@ -71,28 +44,33 @@ def importance_bound(
     *,
     key: Key,
     samples: int = 1000,
+    proposal: ProposalName = "gaussian",
     batch_size: int = 32,
     progress: Progress | None = None,
-) -> tuple[Estimate, np.ndarray]:
-    """E[log 1/S Σ_s p(x, z_s) / r(z_s)] ≤ log p(x), with z_s from a Gaussian proposal r.
+) -> Estimate:
+    """E[log 1/S Σ_s p(x, z_s) / r(z_s)] ≤ log p(x), with z_s from a tractable proposal r.
 
-    The proposal has the moments of posterior draws, full covariance and widened scale,
-    so the posterior itself need not have a density.
+    The proposal is fitted to posterior draws of its own, so the posterior itself need not
+    have a density, and the bound holds however badly the fit turns out.
 
     Args:
         model: p(x, z).
         posterior: q(z|x), only sampled.
         data: Shape ``(n, *data_shape)``.
         key: PRNG key.
-        samples: S; the bound tightens as it grows, memory stays the same.
+        samples: S; the bound tightens as it grows.
+        proposal: ``"gaussian"``, the moments of posterior draws with widened scale;
+            ``"mixture"``, for posteriors of several modes; ``"flow"``, a conditional flow
+            trained on draws for all the data, for d of at least 2.
         batch_size: Data at a time.
         progress: Called with the data done and those in all.
 
     Returns:
-        The lower bound, and the effective sample size of each datum, shape ``(n,)``.
+        The lower bound, with the effective sample size of each datum and, from 25 samples,
+        Pareto k̂ of its weights.
 
     Raises:
-        ConfigError: Fewer than 2 samples.
+        ConfigError: Fewer than 2 samples, an unknown proposal, or a flow for d = 1.
         DataError: Data of another shape, or not finite.
 
     References:
@@ -101,18 +79,19 @@ def importance_bound(
     if samples < 2:
         raise ConfigError(f"importance samples: expected at least 2, got {samples}")
     data = check_data(data, model.data_shape)
-    parts = (model, posterior, samples)
-    values, errors, effective = over_batches(
-        lambda x, keys: _importance(parts, x, keys),
-        data,
-        key=key,
-        batch_size=batch_size,
-        progress=progress,
+    key_fit, key = jax.random.split(key)
+    fitted = fit_proposal(proposal, posterior, data, key=key_fit)
+    parts = (model, posterior, fitted, samples)
+
+    def summary(x: np.ndarray, keys: Key) -> tuple:
+        log_weights = np.asarray(_log_weights(parts, x, keys))
+        k = pareto_k(log_weights) if samples >= FEWEST_FOR_PARETO else None
+        return log_mean_weights(log_weights), k
+
+    (values, errors, effective), k = over_batches(
+        summary, data, key=key, batch_size=batch_size, progress=progress
     )
-    detail = (
-        f"{samples} importance samples, Gaussian proposal, "
-        f"median effective size {np.median(effective):.0f}"
-    )
+    detail = f"{samples} importance samples, {fitted.title} proposal"
     return Estimate(
-        "log p(x)", "lower bound", "importance weighting", values, errors, detail
-    ), effective
+        "log p(x)", "lower bound", "importance weighting", values, errors, detail, effective, k
+    )
