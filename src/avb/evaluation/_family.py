@@ -123,7 +123,8 @@ def best_shift(
         shift, state = carry
         key = jax.random.fold_in(key_steps, index)
         uphill, state = adam.update(jax.grad(climbed)(shift, key, SEARCH_DRAWS), state)
-        return shift + 0.5 * rate * (1.0 + jnp.cos(jnp.pi * index / steps)) * uphill, state
+        size = 0.5 * rate * (1.0 + jnp.cos(jnp.pi * index / steps))
+        return shift + size * jnp.asarray(uphill), state
 
     found, _ = jax.lax.fori_loop(0, steps, step, (start, adam.init(start)))
     improved = climbed(found, key_choice, CHOICE_DRAWS) > climbed(start, key_choice, CHOICE_DRAWS)

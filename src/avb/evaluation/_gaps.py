@@ -1,7 +1,7 @@
 """The gap between log p(x) and the ELBO, split into its causes."""
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -13,6 +13,7 @@ from avb._check import expect_positive
 from avb._errors import ConfigError, DataError
 from avb._types import Datum, Key
 from avb.evaluation._batched import Progress, check_data, over_batches
+from avb.evaluation._bracket import Side
 from avb.evaluation._draws import check_draws, mean_and_error
 from avb.evaluation._estimate import Estimate, Kind
 from avb.evaluation._family import best_shift, elbo_draws, shifted
@@ -46,7 +47,7 @@ class InferenceGaps:
         return {name: gap.as_dict() for name, gap in named.items() if gap is not None}
 
 
-class _Elbos(eqx.Module):
+class _Elbos(NamedTuple):
     """Mean over draws and its standard error, of one datum.
 
     Attributes:
@@ -56,10 +57,10 @@ class _Elbos(eqx.Module):
         gain: ELBO(q*) − ELBO(q), from below, by draws with common noise.
     """
 
-    own_lower: tuple[Array, Array]
-    own_upper: tuple[Array, Array]
-    best_lower: tuple[Array, Array]
-    gain: tuple[Array, Array]
+    own_lower: Side
+    own_upper: Side
+    best_lower: Side
+    gain: Side
 
 
 def _many_draws(
@@ -84,10 +85,8 @@ def _elbos(parts, search, x, keys) -> _Elbos:
         own_lower, own_upper = _many_draws(model, local, x, key_draws, draws, components)
         best = shifted(local, shift)
         best_lower, _ = _many_draws(model, best, x, key_draws, draws, components)
-        return _Elbos(
-            *(mean_and_error(v) for v in (own_lower, own_upper, best_lower)),
-            gain=mean_and_error(best_lower - own_upper),
-        )
+        values = (own_lower, own_upper, best_lower, best_lower - own_upper)
+        return _Elbos(*(mean_and_error(value) for value in values))
 
     return jax.vmap(datum)(x, keys)
 
@@ -208,7 +207,7 @@ def _split(
             f"{name} gap", kind, ESTIMATOR, np.asarray(value), np.asarray(error), detail
         )
 
-    def below_evidence(name: str, kind: Kind, elbo: tuple[Array, Array]) -> Estimate:
+    def below_evidence(name: str, kind: Kind, elbo: Side) -> Estimate:
         error = np.hypot(log_evidence.errors, elbo[1])
         return gap(name, kind, log_evidence.values - elbo[0], error)
 
