@@ -5,6 +5,7 @@ from ._bracket import elbo_bracket as elbo_bracket
 from ._critic import critic_elbo as critic_elbo
 from ._elbo import elbo as elbo
 from ._estimate import Estimate as Estimate
+from ._config import EvaluationConfig as EvaluationConfig
 from ._evaluate import Evaluation as Evaluation, evaluate as evaluate
 from ._fresh import FreshCritics as FreshCritics, fresh_critic_elbo as fresh_critic_elbo
 from ._gaps import InferenceGaps as InferenceGaps, inference_gaps as inference_gaps

@@ -1,6 +1,6 @@
 """The ELBO of a semi-implicit posterior between two bounds."""
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import equinox as eqx
 import jax
@@ -22,7 +22,7 @@ PILOT_DATA = 128
 FIRST_COMPONENTS = 64
 STEP = 4
 
-Side = tuple[np.ndarray, np.ndarray]
+Side = tuple[Any, Any]
 
 
 class Bracket(NamedTuple):
@@ -170,6 +170,6 @@ def elbo_bracket(
         reached = "reached" if mean_width <= width else "not reached"
         detail += f" (automatic), width {mean_width:.3g}: {width:g} {reached}"
     return (
-        Estimate("ELBO", "lower bound", "mixture of conditionals", *found.lower, detail),
-        Estimate("ELBO", "upper bound", "mixture of conditionals", *found.upper, detail),
+        Estimate("ELBO", "lower bound", "mixture of conditionals", *found.lower, detail=detail),
+        Estimate("ELBO", "upper bound", "mixture of conditionals", *found.upper, detail=detail),
     )

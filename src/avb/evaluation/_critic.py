@@ -30,7 +30,7 @@ class CriticDensity(eqx.Module):
         return self.critic.evaluate(self.seen, self.contrast.whiten(z))
 
     def log_prob(self, z: Latent) -> Scalar:
-        """log r(z|x) + T(x, z) − offset, in nats; its integral is 1 only if T is right."""
+        """Log r(z|x) + T(x, z) − offset, in nats; its integral is 1 only if T is right."""
         return self.contrast.log_prob(z) + self.value(z) - self.offset
 
 

@@ -1,0 +1,135 @@
+"""Training of critics on a posterior that stands still, over a contrast that does too."""
+
+from typing import NamedTuple, cast
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int32
+
+from avb._types import Datum, Features, Key, Scalar
+from avb.critics import ResidualCritic
+from avb.densities import FullGaussian
+from avb.evaluation._batched import over_batches
+from avb.evaluation._proposals import moments, posterior_draws
+from avb.objectives import WeightedLogistic
+from avb.posteriors import AbstractPosterior
+
+MOMENT_DRAWS = 512
+WIDTH = 128
+DEPTH = 2
+RATE = 4e-3
+BATCH_SIZE = 128
+CONTRAST_DRAWS = 4
+
+
+class Arena(eqx.Module):
+    """Where critics are trained and tested: a frozen posterior and a fixed contrast.
+
+    Attributes:
+        posterior: q(z|x).
+        features: The posterior's features of each datum, shape ``(n, f)``.
+        shift: Mean of the features over the data; a feature vector of any size suits a critic
+            once it is standardised.
+        scale: Their standard deviation.
+        contrast: r(z|x), the Gaussian with the moments of many draws, stacked over the data.
+    """
+
+    posterior: AbstractPosterior
+    features: Float[Array, "n f"]
+    shift: Features
+    scale: Features
+    contrast: FullGaussian
+
+    def at(self, index: Int32[Array, ""]) -> "Corner":
+        """What belongs to one datum."""
+        features = self.features[index]
+        contrast = jax.tree.map(lambda leaf: leaf[index], self.contrast)
+        return Corner(self.posterior, features, (features - self.shift) / self.scale, contrast)
+
+
+class Corner(NamedTuple):
+    """One datum's part of an arena."""
+
+    posterior: AbstractPosterior
+    features: Features
+    seen: Features
+    contrast: FullGaussian
+
+    def posterior_draws(self, key: Key, count: int) -> Float[Array, "s d"]:
+        """Draws of q(z|x)."""
+        return posterior_draws(self.posterior, self.features, key, count)
+
+    def contrast_draws(self, key: Key, count: int) -> Float[Array, "s d"]:
+        """Draws of r(z|x)."""
+        return jax.vmap(self.contrast.sample)(jax.random.split(key, count))
+
+    def values(self, critic: ResidualCritic, z: Float[Array, "s d"]) -> Float[Array, " s"]:
+        """T(x, z) of one critic at several latent vectors."""
+        features = critic.features(self.seen, self.seen)
+        return jax.vmap(lambda z: critic.evaluate(features, self.contrast.whiten(z)))(z)
+
+
+@eqx.filter_jit
+def _contrasts(posterior, x, keys):
+    def datum(x: Datum, key: Key):
+        features = posterior.encoder(x)
+        return features, moments(posterior_draws(posterior, features, key, MOMENT_DRAWS), 1.0)
+
+    return jax.vmap(datum)(x, keys)
+
+
+def prepare(posterior: AbstractPosterior, data: np.ndarray, *, key: Key, batch_size: int) -> Arena:
+    """Features and contrast of all data, computed once."""
+    features, contrast = over_batches(
+        lambda x, keys: _contrasts(posterior, x, keys), data, key=key, batch_size=batch_size
+    )
+    shift, scale = np.mean(features, axis=0), np.std(features, axis=0)
+    # A feature that is the same for all data says nothing, and must not be blown up.
+    scale = np.where(scale > 1e-6, scale, 1.0)
+    features, shift, scale, contrast = jax.tree.map(jnp.asarray, (features, shift, scale, contrast))
+    return Arena(posterior, features, shift, scale, contrast)
+
+
+def fresh_critic(arena: Arena, key: Key) -> ResidualCritic:
+    """An untrained critic, T = 0."""
+    feature_size, latent_dim = arena.features.shape[1], arena.contrast.loc.shape[1]
+    return ResidualCritic(feature_size, latent_dim, width=WIDTH, depth=DEPTH, key=key)
+
+
+@eqx.filter_jit
+def train(arena: Arena, key: Key, steps: int) -> ResidualCritic:
+    """A critic trained from scratch on draws that are new at every step.
+
+    Adam, its rate falling to zero along a cosine, on the weighted logistic objective.
+    """
+    key_init, key_steps = jax.random.split(key)
+    critic = fresh_critic(arena, key_init)
+    parameters, static = eqx.partition(critic, eqx.is_inexact_array)
+    optimiser = optax.adam(optax.cosine_decay_schedule(RATE, steps))
+
+    def loss(parameters, key: Key) -> Scalar:
+        critic = eqx.combine(parameters, static)
+        key_index, key_draws = jax.random.split(key)
+        index = jax.random.randint(key_index, (BATCH_SIZE,), 0, arena.features.shape[0])
+
+        def datum(index, key: Key):
+            key_q, key_r = jax.random.split(key)
+            corner = arena.at(index)
+            z = corner.posterior_draws(key_q, 1)
+            z = jnp.concatenate([z, corner.contrast_draws(key_r, CONTRAST_DRAWS)])
+            return corner.values(critic, z)
+
+        values = jax.vmap(datum)(index, jax.random.split(key_draws, BATCH_SIZE))
+        return WeightedLogistic().loss(values[:, 0], values[:, 1:])
+
+    def step(carry, key: Key):
+        parameters, state = carry
+        updates, state = optimiser.update(jax.grad(loss)(parameters, key), state)
+        return (optax.apply_updates(parameters, updates), state), None
+
+    carry = (parameters, optimiser.init(parameters))
+    (parameters, _), _ = jax.lax.scan(step, carry, jax.random.split(key_steps, steps))
+    return eqx.combine(cast(ResidualCritic, parameters), static)

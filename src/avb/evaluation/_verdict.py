@@ -1,0 +1,256 @@
+"""Whether the critic of training can be believed."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from avb._errors import ConfigError
+from avb._method import Method
+from avb._types import Datum, Key, Scalar
+from avb.evaluation._batched import Progress, check_data, over_batches
+from avb.evaluation._bracket import draw_with_bounds
+from avb.evaluation._critic import CriticDensity, check_critic, critic_density, critic_offset
+from avb.evaluation._draws import check_draws, mean_and_error
+from avb.evaluation._estimate import Estimate
+from avb.evaluation._fresh import FreshCritics, FreshDensity, fresh_critic_elbo
+from avb.posteriors import AbstractTractablePosterior, SemiImplicitPosterior
+
+SIGMAS = 3.0
+
+
+class Finding(NamedTuple):
+    """A number in nats per datum, averaged over the data, and its standard error."""
+
+    nats: float
+    error: float
+
+    def exceeds(self, tolerance: float) -> bool:
+        """Whether it lies above the tolerance by more than three standard errors."""
+        return self.nats > tolerance + SIGMAS * self.error
+
+    @classmethod
+    def over_data(cls, values: np.ndarray, errors: np.ndarray) -> "Finding":
+        """The mean of one value a datum."""
+        squares = np.sum(np.square(errors, dtype=np.float64))
+        return cls(float(np.mean(values, dtype=np.float64)), float(np.sqrt(squares) / len(values)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """Whether a critic's estimate of the ELBO can be believed, and why not.
+
+    Attributes:
+        sound: Nothing speaks against it.
+        reasons: A sentence for each finding against it.
+        judge: What it was compared with: ``"exact density"``, ``"bracket"`` or
+            ``"fresh critics"``.
+        too_high: By how much its ELBO is too high, at the least.
+        too_low: Exact density and bracket: by how much its ELBO is too low, at the least.
+            Fresh critics: by how much it may be too low, E_r[exp T] − 1, which is 0 for a
+            T that is the logarithm of a ratio of densities.
+    """
+
+    sound: bool
+    reasons: tuple[str, ...]
+    judge: str
+    too_high: Finding
+    too_low: Finding
+
+    @property
+    def flag(self) -> str | None:
+        """The reasons in one line; ``None`` where there are none."""
+        return "; ".join(self.reasons) or None
+
+    def mark(self, estimate: Estimate) -> Estimate:
+        """The critic's estimate with this verdict as its flag."""
+        return dataclasses.replace(estimate, flag=self.flag)
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it, ready for JSON."""
+        return {
+            "sound": self.sound,
+            "reasons": list(self.reasons),
+            "judge": self.judge,
+            "too_high": self.too_high._asdict(),
+            "too_low": self.too_low._asdict(),
+        }
+
+
+@eqx.filter_jit
+def _against_bounds(parts, components, x, keys):
+    """By how much the critic's log q falls short of a lower, and exceeds an upper bound."""
+    method, draws, offset = parts
+    posterior = method.posterior
+
+    def datum(x: Datum, key: Key):
+        key_condition, key_z = jax.random.split(key)
+        features = posterior.encoder(x)
+        claimed = critic_density(method, x, features, key_condition, offset)
+        if isinstance(posterior, SemiImplicitPosterior):
+            z, below, above = draw_with_bounds(
+                posterior, features, key_z, draws=draws, components=components
+            )
+        else:
+            density = posterior.density(features)
+            z = jax.vmap(density.sample)(jax.random.split(key_z, draws))
+            below = above = jax.vmap(density.log_prob)(z)
+        claim = jax.vmap(claimed.log_prob)(z)
+        return mean_and_error(below - claim), mean_and_error(claim - above)
+
+    return jax.vmap(datum)(x, keys)
+
+
+def _capped_excess(
+    claimed: CriticDensity, fresh: FreshDensity, index, key: Key, draws: int, cap: Scalar
+) -> Float[Array, " s"]:
+    """Draws of the integral of the critic's density, less 1, from below.
+
+    Half of the draws come from the critic's own contrast and half from a Gaussian fitted to
+    the posterior: over the prior, hardly one draw would fall where the posterior lies.
+    """
+    key_own, key_fitted = jax.random.split(key)
+    corner = fresh.arena.at(index)
+    own, fitted = claimed.contrast, corner.contrast
+    z = jnp.concatenate(
+        [
+            jax.vmap(own.sample)(jax.random.split(key_own, draws)),
+            corner.contrast_draws(key_fitted, draws),
+        ]
+    )
+    log_r = jnp.logaddexp(jax.vmap(own.log_prob)(z), jax.vmap(fitted.log_prob)(z)) - jnp.log(2.0)
+    weights = jnp.expm1(jnp.minimum(jax.vmap(claimed.log_prob)(z) - log_r, cap))
+    # The halves are strata; averaged in pairs, the draws are independent and alike.
+    return 0.5 * (weights[:draws] + weights[draws:])
+
+
+@eqx.filter_jit
+def _against_fresh(parts, x, index, keys):
+    """By how much the critic's log q falls short of fresh critics', and its integral less 1."""
+    method, fresh, draws, offset, cap = parts
+
+    def datum(x: Datum, index, key: Key):
+        key_condition, key_z, key_weights = jax.random.split(key, 3)
+        corner = fresh.arena.at(index)
+        claimed = critic_density(method, x, corner.features, key_condition, offset)
+        z = corner.posterior_draws(key_z, draws)
+        missed = fresh.log_prob(index, z) - jax.vmap(claimed.log_prob)(z)
+        excess = _capped_excess(claimed, fresh, index, key_weights, 4 * draws, cap)
+        return mean_and_error(missed), mean_and_error(excess)
+
+    return jax.vmap(datum)(x, index, keys)
+
+
+def judge_critic(
+    method: Method,
+    data: np.ndarray,
+    *,
+    key: Key,
+    fresh: FreshCritics | None = None,
+    tolerance: float = 0.1,
+    draws: int = 64,
+    components: int = 1024,
+    batch_size: int = 64,
+    progress: Progress | None = None,
+) -> Verdict:
+    """Whether the critic of training can be believed on these data.
+
+    Its claim, log q̂ = log r + T, is compared with what is known of log q at the same
+    posterior draws, so that the noise of log p(x, z) drops out:
+
+    - where q has a density, or the bracket of a semi-implicit posterior, the critic is wrong
+      as soon as its ELBO leaves them by more than three standard errors;
+    - a posterior that can only be sampled is tried by fresh critics. The critic is wrong if
+      they find at least ``tolerance`` nats that it missed (its ELBO lies that far above
+      an upper bound), or if q̂ integrates to more than 1 + ``tolerance`` (its ELBO may lie
+      that far below the truth, which no density could): each by more than three standard
+      errors. Any T obeys ELBO ≤ its estimate + ∫ q̂ − 1, so a critic that passes the
+      second test is not too low.
+
+    Args:
+        method: All parts, with a critic.
+        data: Shape ``(n, *data_shape)``.
+        key: PRNG key.
+        fresh: Fresh critics of the same posterior on the same data, where there are some;
+            else they are trained.
+        tolerance: What fresh critics may find, in nats per datum.
+        draws: Posterior draws a datum, at least 2.
+        components: K of the semi-implicit bracket.
+        batch_size: Data at a time.
+        progress: Called with the data done and those in all.
+
+    Returns:
+        The verdict, with the numbers it rests on.
+
+    Raises:
+        ConfigError: The method has no critic, a size is out of range, or the fresh critics
+            belong to other data.
+        DataError: Data of another shape, or not finite.
+    """
+    check_critic(method)
+    check_draws(draws)
+    if not tolerance >= 0.0:
+        raise ConfigError(f"tolerance of the verdict: expected zero or more, got {tolerance}")
+    data = check_data(data, method.model.data_shape)
+    key_offset, key_fresh, key = jax.random.split(key, 3)
+    offset = critic_offset(method, data, key=key_offset, draws=draws, batch_size=batch_size)
+    sizes = {"key": key, "batch_size": batch_size, "progress": progress}
+    if isinstance(method.posterior, SemiImplicitPosterior | AbstractTractablePosterior):
+        high, low = over_batches(
+            lambda x, keys: _against_bounds(
+                (method, draws, offset), jnp.int32(components), x, keys
+            ),
+            data,
+            **sizes,
+        )
+        return _beside_bounds(method, Finding.over_data(*high), Finding.over_data(*low))
+    if fresh is None:
+        fresh = fresh_critic_elbo(
+            method.model, method.posterior, data, key=key_fresh, batch_size=batch_size
+        )
+    if len(fresh.estimate.values) != len(data):
+        raise ConfigError(
+            f"fresh critics of the verdict: expected those of the same {len(data)} data, "
+            f"got those of {len(fresh.estimate.values)}"
+        )
+    # exp of at most half the logarithm of the number of draws has an average to rely on.
+    cap = jnp.asarray(0.5 * np.log(4.0 * draws * len(data)))
+    parts, on_device = (method, fresh.density, draws, offset, cap), jnp.asarray(data)
+    missed, excess = over_batches(
+        lambda index, keys: _against_fresh(parts, on_device[index], index, keys),
+        np.arange(len(data)),
+        **sizes,
+    )
+    # What the fresh critics claim too much is no fault of the critic on trial.
+    missed = (missed[0] - fresh.excess[0], np.hypot(missed[1], fresh.excess[1]))
+    return _beside_fresh(Finding.over_data(*missed), Finding.over_data(*excess), tolerance)
+
+
+def _beside_bounds(method: Method, high: Finding, low: Finding) -> Verdict:
+    exact = isinstance(method.posterior, AbstractTractablePosterior)
+    judge = "exact density" if exact else "bracket"
+    upper, lower = ("the exact ELBO",) * 2 if exact else ("the upper bound", "the lower bound")
+    reasons = []
+    if high.exceeds(0.0):
+        reasons.append(f"{high.nats:.2g} ± {high.error:.1g} nats above {upper}")
+    if low.exceeds(0.0):
+        reasons.append(f"{low.nats:.2g} ± {low.error:.1g} nats below {lower}")
+    return Verdict(not reasons, tuple(reasons), judge, high, low)
+
+
+def _beside_fresh(missed: Finding, excess: Finding, tolerance: float) -> Verdict:
+    reasons = []
+    if missed.exceeds(tolerance):
+        reasons.append(
+            f"{missed.nats:.2g} ± {missed.error:.1g} nats above the fresh critics' upper bound"
+        )
+    if excess.exceeds(tolerance):
+        reasons.append(
+            f"not normalised: what it takes for q(z|x) integrates to at least "
+            f"{1.0 + excess.nats:.3g} ± {excess.error:.1g}"
+        )
+    return Verdict(not reasons, tuple(reasons), "fresh critics", missed, excess)
