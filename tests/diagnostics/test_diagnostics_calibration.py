@@ -170,7 +170,7 @@ def test_a_method_that_can_only_be_sampled():
 def test_p_values_of_uniform_ranks_are_uniform(simulations, largest):
     rng = np.random.default_rng(SEED)
     ranks = rng.integers(0, largest + 1, size=(simulations, 400))
-    result = uniformity_test(ranks, largest, rng=rng)
+    result = uniformity_test(ranks, largest)
     for p_values in (result.ecdf_p_values, result.chi_square_p_values):
         # They are discrete: at most as many small ones as there should be, up to chance of
         # four standard errors.
@@ -183,7 +183,7 @@ def test_p_values_of_uniform_ranks_are_uniform(simulations, largest):
 def test_the_band_holds_all_of_a_uniform_path():
     rng = np.random.default_rng(SEED)
     ranks = rng.integers(0, 100, size=(200, 2000))
-    result = uniformity_test(ranks, 99, rng=rng)
+    result = uniformity_test(ranks, 99)
     shares = np.mean(ranks[:, :, None] <= result.points, axis=0)
     low, high = result.band
     outside = np.any((shares < low) | (shares > high), axis=1)
@@ -196,7 +196,7 @@ def test_the_band_holds_all_of_a_uniform_path():
 def test_one_point_of_the_band_is_binomial():
     """With L = 1 there is one point, and the test is the exact binomial one."""
     ranks = np.repeat([[0], [1]], [37, 63], axis=0)
-    result = uniformity_test(ranks, 1, rng=np.random.default_rng(SEED))
+    result = uniformity_test(ranks, 1)
     expected = scipy.stats.binomtest(37, 100).pvalue
     error = np.sqrt(expected * (1 - expected) / 10_000)
     assert abs(result.ecdf_p_values[0] - expected) < 4 * error
@@ -209,7 +209,7 @@ def test_adjusted_p_values_are_holms():
     rng = np.random.default_rng(SEED)
     ranks = rng.integers(0, 100, size=(200, 5))
     ranks[:, 3] = ranks[:, 3] // 2
-    result = uniformity_test(ranks, 99, rng=rng)
+    result = uniformity_test(ranks, 99)
     assert result.adjusted_p_values[3] == 5 * result.ecdf_p_values[3]
     assert not result.uniform
     order = np.argsort(result.ecdf_p_values)
@@ -266,7 +266,7 @@ def test_message_about_draws_that_are_not_finite():
 
 
 def _simulation_keys(count: int):
-    return jax.random.split(jax.random.split(jax.random.key(SEED))[0], count)
+    return jax.random.split(jax.random.key(SEED), count)
 
 
 @pytest.mark.parametrize(
@@ -280,5 +280,5 @@ def _simulation_keys(count: int):
 )
 def test_messages_about_ranks(ranks, message):
     with pytest.raises(DataError) as error:
-        uniformity_test(ranks, 9, rng=np.random.default_rng(0))
+        uniformity_test(ranks, 9)
     assert str(error.value) == message

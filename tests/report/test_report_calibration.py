@@ -13,7 +13,7 @@ def calibration(quantities: int, *, simulations: int = 100, draws: int = 49) -> 
     ranks = rng.integers(0, draws + 1, size=(simulations, quantities))
     ranks[:, 0] //= 2
     names = tuple(f"z[{index}]" for index in range(quantities))
-    return Calibration(names, ranks, draws, uniformity_test(ranks, draws, rng=rng))
+    return Calibration(names, ranks, draws, uniformity_test(ranks, draws))
 
 
 @pytest.mark.parametrize("quantities", [1, 3, 5, 14])

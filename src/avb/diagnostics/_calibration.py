@@ -14,8 +14,7 @@ from avb._check import expect_equal
 from avb._errors import ConfigError, DataError
 from avb._method import Method
 from avb._types import Datum, Key, Latent
-from avb.diagnostics._compare import coordinate_names
-from avb.diagnostics._draws import check_at_least, generator
+from avb.diagnostics._draws import check_at_least, coordinate_names
 from avb.diagnostics._uniformity import Uniformity, uniformity_test
 from avb.evaluation._batched import Progress, over_batches
 from avb.posteriors import AbstractPosterior
@@ -153,12 +152,11 @@ def simulation_based_calibration(
     given = None if names is None else tuple(names)
     parts = _Parts(simulate, sample_posterior, quantities, draws, given)
     ranked = _compiled_ranks if compiled else _ranks_one_by_one
-    key_ranks, key_null = jax.random.split(key)
     try:
         ranks, finite = over_batches(
             lambda _, keys: ranked(parts, keys),
             np.zeros(simulations),
-            key=key_ranks,
+            key=key,
             batch_size=batch_size if compiled else 1,
             progress=progress,
         )
@@ -176,7 +174,7 @@ def simulation_based_calibration(
         names=coordinate_names(given, ranks.shape[1]),
         ranks=ranks,
         draws=draws,
-        uniformity=uniformity_test(ranks, draws, rng=generator(key_null)),
+        uniformity=uniformity_test(ranks, draws),
     )
 
 

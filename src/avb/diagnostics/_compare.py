@@ -7,10 +7,9 @@ import jax
 import numpy as np
 from numpy.typing import ArrayLike
 
-from avb._check import expect_equal
 from avb._types import Key
 from avb.diagnostics._classifier import ClassifierTest, c2st
-from avb.diagnostics._draws import check_pair, scale_of
+from avb.diagnostics._draws import check_pair, coordinate_names, scale_of
 from avb.diagnostics._kernel import energy_distance, mmd_test
 from avb.diagnostics._modes import ModeCoverage, mode_coverage
 from avb.diagnostics._permutation import PermutationTest
@@ -87,18 +86,6 @@ def _marginals(draws: np.ndarray, reference: np.ndarray, names: tuple[str, ...])
         deviation=draws.std(axis=0) - reference.std(axis=0),
         quantile=np.quantile(draws, QUANTILES, axis=0) - np.quantile(reference, QUANTILES, axis=0),
     )
-
-
-def coordinate_names(names: Sequence[str] | None, dim: int) -> tuple[str, ...]:
-    """The names given, or ``z[0]`` and so on.
-
-    Raises:
-        ConfigError: Another number of names than of coordinates.
-    """
-    if names is None:
-        return tuple(f"z[{index}]" for index in range(dim))
-    expect_equal("number of names", dim, len(names))
-    return tuple(names)
 
 
 def compare_draws(

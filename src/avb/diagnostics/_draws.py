@@ -1,11 +1,13 @@
 """Two sets of draws: their checks, a common scale for their coordinates, and random subsets."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import numpy as np
 from numpy.typing import ArrayLike
 
+from avb._check import expect_equal
 from avb._errors import ConfigError, DataError
 from avb._types import Key
 
@@ -114,3 +116,15 @@ def check_at_least(what: str, least: int, got: int) -> None:
     """Raise a ``ConfigError`` unless the value is large enough."""
     if got < least:
         raise ConfigError(f"{what}: expected at least {least}, got {got}")
+
+
+def coordinate_names(names: Sequence[str] | None, dim: int) -> tuple[str, ...]:
+    """The names given, or ``z[0]`` and so on.
+
+    Raises:
+        ConfigError: Another number of names than of coordinates.
+    """
+    if names is None:
+        return tuple(f"z[{index}]" for index in range(dim))
+    expect_equal("number of names", dim, len(names))
+    return tuple(names)

@@ -1,6 +1,7 @@
 """Are ranks uniform? Chi-square on bins, and a simultaneous band for their distribution."""
 
 import dataclasses
+import functools
 
 import numpy as np
 import scipy.stats
@@ -75,10 +76,9 @@ class _Bands:
     Args:
         simulations: N.
         largest: L, the largest rank.
-        rng: For the null distribution of the most extreme tail.
     """
 
-    def __init__(self, simulations: int, largest: int, rng: np.random.Generator):
+    def __init__(self, simulations: int, largest: int):
         self.simulations = simulations
         count = min(POINTS, largest)
         self.points = np.unique(np.linspace(0, largest - 1, count).round().astype(int))
@@ -88,6 +88,8 @@ class _Bands:
         above = scipy.stats.binom.sf(counts - 1, simulations, self.probabilities)
         self.tails = np.minimum(1.0, 2 * np.minimum(below, above))
         between = np.diff(self.probabilities, prepend=0.0, append=1.0)
+        # A property of N and L alone: with a fixed seed, ranks decide the p-values.
+        rng = np.random.default_rng(0)
         null = rng.multinomial(simulations, between, size=NULL_SIMULATIONS)
         self.null = np.sort(self.smallest_tail(np.cumsum(null, axis=1)[:, :-1]))
 
@@ -109,6 +111,11 @@ class _Bands:
         return ends / self.simulations
 
 
+@functools.lru_cache(maxsize=16)
+def _bands(simulations: int, largest: int) -> _Bands:
+    return _Bands(simulations, largest)
+
+
 def _chi_square(ranks: Int[np.ndarray, "n q"], largest: int) -> tuple[np.ndarray, int]:
     """P-values of Pearson's test on bins, and their number."""
     edges = rank_bins(len(ranks), largest)
@@ -118,9 +125,7 @@ def _chi_square(ranks: Int[np.ndarray, "n q"], largest: int) -> tuple[np.ndarray
     return np.asarray(result.pvalue), len(expected)
 
 
-def uniformity_test(
-    ranks: Int[np.ndarray, "n q"], largest: int, *, rng: np.random.Generator
-) -> Uniformity:
+def uniformity_test(ranks: Int[np.ndarray, "n q"], largest: int) -> Uniformity:
     """Test whether each column of ranks is uniform on the integers 0 … L.
 
     The distribution function of the ranks is held against pointwise binomial bands that
@@ -131,7 +136,6 @@ def uniformity_test(
     Args:
         ranks: Shape ``(n, q)``.
         largest: L.
-        rng: Generator of the null distribution.
 
     Returns:
         P-values of both tests, adjusted ones, and the band.
@@ -147,7 +151,7 @@ def uniformity_test(
         raise DataError(f"ranks: expected shape (n, q) with n of 10 or more, got {ranks.shape}")
     if not np.issubdtype(ranks.dtype, np.integer) or ranks.min() < 0 or ranks.max() > largest:
         raise DataError(f"ranks: expected integers from 0 to {largest}")
-    bands = _Bands(len(ranks), largest, rng)
+    bands = _bands(len(ranks), largest)
     counts = np.sum(ranks[:, :, None] <= bands.points, axis=0)
     p_values = bands.p_values(counts)
     chi_square, bins = _chi_square(ranks, largest)

@@ -13,8 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
 from avb.diagnostics import Calibration
-from avb.diagnostics._compare import coordinate_names
-from avb.diagnostics._draws import check_pair
+from avb.diagnostics._draws import check_pair, coordinate_names
 from avb.diagnostics._uniformity import LEVEL, rank_bins
 from avb.report._figure import COLOURS, INK, blank, figure
 
