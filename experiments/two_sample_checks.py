@@ -104,8 +104,9 @@ EQUAL: dict[str, Sampler] = {
     "banana, d = 2": banana,
     "four modes, d = 2": FOUR,
 }
+# Classifiers take a hundred times as long as the others: two shapes have to do.
+CLASSIFIED = ("normal, d = 10", "Cauchy, d = 2")
 DIFFERENT: dict[str, tuple[Sampler, Sampler]] = {
-    "none, d = 2": (normal(2), normal(2)),
     "mean + 0.3 s.d., d = 2": (normal(2, shift=0.3), normal(2)),
     "mean + 0.3 s.d., one of d = 10": (normal(10, shift=0.3), normal(10)),
     "s.d. × 0.8, d = 2": (normal(2, scale=0.8), normal(2)),
@@ -231,6 +232,8 @@ class Cells:
         print(name, self.cells[name], flush=True)
 
     def share(self, name: str, part: int | None = None) -> str:
+        if name not in self.cells:
+            return "–"
         cell = self.cells[name]
         rejected = cell["rejected"] if part is None else cell["rejected"][part]
         return f"{100 * rejected / cell['of']:.1f}"
@@ -240,6 +243,8 @@ def run(config: Config, cells: Cells) -> None:
     tests = rejections(config)
     for shape, sampler in EQUAL.items():
         for name, reject in tests.items():
+            if name.startswith("C2ST") and shape not in CLASSIFIED:
+                continue
             cells.get(
                 f"false alarm | {shape} | {name}",
                 config.repetitions,
