@@ -248,7 +248,8 @@ def test_what_cannot_be_split_is_refused(key):
 
     assert message(ConfigError, implicit, evidence()) == (
         "inference gaps need a posterior whose ELBO is known or bounded, got ImplicitPosterior: "
-        "use a posterior with a density or a SemiImplicitPosterior"
+        "use a posterior with a density or a SemiImplicitPosterior, or compare log p(x) with "
+        "smoothed_bracket"
     )
     assert message(ConfigError, gaussian, evidence("upper bound")) == (
         "log_evidence: expected log p(x) as an exact value or a lower bound, got one of kind "

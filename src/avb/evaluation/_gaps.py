@@ -96,7 +96,7 @@ def _check_posterior(posterior: AbstractPosterior) -> None:
         raise ConfigError(
             "inference gaps need a posterior whose ELBO is known or bounded, got "
             f"{type(posterior).__name__}: use a posterior with a density or a "
-            "SemiImplicitPosterior"
+            "SemiImplicitPosterior, or compare log p(x) with smoothed_bracket"
         )
 
 
@@ -202,10 +202,8 @@ def _split(
     exact_evidence = log_evidence.kind == "exact"
     exact = exact_evidence and isinstance(posterior, AbstractTractablePosterior)
 
-    def gap(name: str, kind: Kind, value: Array, error: Array) -> Estimate:
-        return Estimate(
-            f"{name} gap", kind, ESTIMATOR, np.asarray(value), np.asarray(error), detail
-        )
+    def gap(name: str, kind: Kind, values: np.ndarray, errors: np.ndarray) -> Estimate:
+        return Estimate(f"{name} gap", kind, ESTIMATOR, values, errors, detail)
 
     def below_evidence(name: str, kind: Kind, elbo: Side) -> Estimate:
         error = np.hypot(log_evidence.errors, elbo[1])

@@ -1,3 +1,8 @@
+from ._bounds import (
+    draw_annealing as draw_annealing,
+    draw_bracket as draw_bracket,
+    draw_weights as draw_weights,
+)
 from ._calibration import (
     draw_rank_histograms as draw_rank_histograms,
     draw_two_samples as draw_two_samples,
@@ -5,6 +10,7 @@ from ._calibration import (
 from ._curves import draw_curves as draw_curves
 from ._latent import draw_latent as draw_latent
 from ._pictures import draw_reconstructions as draw_reconstructions, draw_samples as draw_samples
+from ._posterior_grid import draw_posterior_grid as draw_posterior_grid
 from ._run import draw_run as draw_run
 from ._tables import (
     comparison_table as comparison_table,
