@@ -5,6 +5,7 @@ from . import (
     densities as densities,
     diagnostics as diagnostics,
     evaluation as evaluation,
+    inference as inference,
     models as models,
     nets as nets,
     objectives as objectives,
@@ -59,6 +60,7 @@ from .evaluation import (
     mutual_information as mutual_information,
     smoothed_bracket as smoothed_bracket,
 )
+from .inference import Inference as Inference, Posterior as Posterior
 from .runs import (
     Run as Run,
     RunConfig as RunConfig,

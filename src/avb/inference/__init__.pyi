@@ -1,0 +1,5 @@
+from ._inference import Inference as Inference, load as load
+from ._measure import Bracket as Bracket, Importance as Importance
+from ._posterior import Fit as Fit, Posterior as Posterior, ResampleWarning as ResampleWarning
+from ._target import Target as Target
+from ._verdict import Verdict as Verdict

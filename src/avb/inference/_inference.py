@@ -1,0 +1,131 @@
+"""The front door: a NumPyro model or a log density in, a posterior out."""
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from avb._errors import ConfigError
+from avb._types import Key
+from avb.inference._measure import bracket, importance
+from avb.inference._mixture import ImplicitMixture
+from avb.inference._modes import find_modes
+from avb.inference._numpyro import numpyro_target
+from avb.inference._posterior import Fit, Posterior, read
+from avb.inference._target import Target, check_starts, density_functions
+from avb.inference._train import Budget, train
+from avb.inference._verdict import judge
+
+
+class Inference:
+    """An implicit posterior for a NumPyro model or a log density, without tuning.
+
+    Args:
+        model: A NumPyro model; or, with ``dim``, an unnormalised log density: a function of
+            one vector of shape ``(dim,)``, followed by the arguments of ``run``.
+        dim: Dimensions of the vector; leave it out for a NumPyro model.
+        starts: Gaussian fits a round, from which the modes are found.
+        max_steps: Training steps after which to give up on a bound that still rises.
+
+    Raises:
+        ConfigError: The model is no function, or a number is out of range.
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        *,
+        dim: int | None = None,
+        starts: int = 16,
+        max_steps: int = 6000,
+    ):
+        if not callable(model):
+            raise ConfigError(f"model: expected a function, got {type(model).__name__}")
+        for name, value in (("dim", dim), ("starts", starts), ("max_steps", max_steps)):
+            if value is not None and value < 1:
+                raise ConfigError(f"{name}: expected at least 1, got {value}")
+        self.model, self.dim, self.starts, self.max_steps = model, dim, starts, max_steps
+        self._cache: dict = {}
+
+    def target(self, *args: Any, **kwargs: Any) -> Target:
+        """The log density that :meth:`run` with the same arguments approximates."""
+        if self.dim is None:
+            return numpyro_target(self.model, args, kwargs, self._cache)
+        if "density" not in self._cache:
+            self._cache["density"] = density_functions(self.model)
+        return Target((args, kwargs), self._cache["density"], self.dim)
+
+    def run(
+        self,
+        key: Key,
+        *args: Any,
+        progress: Callable[[int, int], None] | None = None,
+        **kwargs: Any,
+    ) -> Posterior:
+        """Approximate the posterior.
+
+        Args:
+            key: PRNG key; the same key gives the same posterior bit for bit.
+            *args: The model's arguments.
+            progress: Called with the stretches of training done and those at most.
+            **kwargs: The model's keyword arguments.
+
+        Raises:
+            ConfigError: The model has sites that cannot be inferred, or no point with a finite
+                log density; the message names the site and the way out.
+        """
+        began = time.perf_counter()
+        target = self.target(*args, **kwargs)
+        keys = jax.random.split(key, 6)
+        check_starts(target, keys[0])
+        modes = find_modes(target, keys[1], self.starts)
+        mixture = ImplicitMixture(modes.frames, modes.log_weights, key=keys[2])
+        trained = train(target, mixture, keys[3], Budget(max_steps=self.max_steps), progress)
+        bounds = bracket(trained.mixture, target, keys[4])
+        weights = importance(trained.mixture, target, keys[5])
+        verdict = judge(
+            bounds,
+            weights,
+            stalled=trained.stalled,
+            steps=len(trained.history),
+            lost=trained.lost,
+            modes_open=modes.last_round_new,
+        )
+        shares = np.asarray(jnp.exp(trained.mixture.log_weights), np.float64)
+        fit = Fit(
+            len(shares),
+            tuple(float(w) for w in shares),
+            modes.starts,
+            modes.failed,
+            len(trained.history),
+            trained.lost,
+            trained.skipped,
+            time.perf_counter() - began,
+        )
+        return Posterior(trained.mixture, target, bounds, weights, verdict, fit)
+
+
+def load(
+    path: str | os.PathLike, inference: Inference | None = None, *args: Any, **kwargs: Any
+) -> Posterior:
+    """A posterior from a file that :meth:`Posterior.save` wrote.
+
+    The file holds the posterior of the unconstrained vector and all its numbers, but no code:
+    the transforms to the sites are the model's, which is given again.
+
+    Args:
+        path: The file.
+        inference: Of the same model; without it there is ``sample_unconstrained`` alone.
+        *args: The model's arguments, as for :meth:`Inference.run`; their values matter only to
+            deterministic sites, supports that depend on them, and resampling.
+        **kwargs: The model's keyword arguments.
+
+    Raises:
+        RunError: The file is missing, or no saved posterior of this version.
+        ConfigError: The model has another dimension than the posterior.
+    """
+    return read(path, None if inference is None else inference.target(*args, **kwargs))

@@ -1,0 +1,148 @@
+"""The posterior: a mixture of semi-implicit parts, each bent in the whitened frame of a mode."""
+
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from avb._types import Key, Latent, Noise, Scalar
+from avb.densities._gaussian import LOG_2PI
+from avb.densities._scale import bounded_log_scale
+from avb.nets._mlp import with_zero_output
+
+MAX_BEND = 8.0
+# Nats that z tells of ε at the start: enough to bend, and few enough that the mixture over
+# K components still is a tight bound.
+START_INFORMATION = 2.5
+
+
+class Frames(eqx.Module):
+    """Affine frames z = m_c + F_c u, one a mode; constants of training.
+
+    Args:
+        loc: m, of shape ``(c, d)``.
+        factor: F, of shape ``(c, d, d)``.
+        inverse: F⁻¹.
+        log_det: log |det F|, of shape ``(c,)``.
+    """
+
+    loc: Float[Array, "c d"]
+    factor: Float[Array, "c d d"]
+    inverse: Float[Array, "c d d"]
+    log_det: Float[Array, " c"]
+
+    def whiten(self, z: Latent) -> Float[Array, "c d"]:
+        """The vector in each frame's own coordinates."""
+        return jnp.einsum("cij,cj->ci", self.inverse, z[None, :] - self.loc)
+
+
+class Components(eqx.Module):
+    """Gaussians given ε, one in each frame: u ~ N(loc, diag exp(log_scale)²)."""
+
+    loc: Float[Array, "c d"]
+    log_scale: Float[Array, "c d"]
+
+
+class ImplicitMixture(eqx.Module):
+    """q(z) = E_ε[Σ_c w_c N(z; m_c + F_c μ_c(ε), F_c diag σ_c(ε)² F_cᵀ)], ε ~ N(0, I).
+
+    Given ε it is a mixture of Gaussians that can be evaluated, so all that holds for
+    semi-implicit posteriors holds for it, and its bracket is one of the whole mixture. It starts
+    as the mixture of Gaussians N(m_c, F_c F_cᵀ), in which ε already carries part of the
+    variance: with none, ε would tell nothing of z and have no gradient.
+
+    Args:
+        frames: See :class:`Frames`.
+        log_weights: Log of the weights w, of shape ``(c,)``.
+        width: Hidden units of each part's network.
+        key: PRNG key.
+
+    References:
+        Yin & Zhou (2018), https://arxiv.org/abs/1805.11183.
+    """
+
+    frames: Frames
+    logits: Float[Array, " c"]
+    networks: eqx.nn.MLP
+    noise_dim: int = eqx.field(static=True)
+    share: float = eqx.field(static=True)
+
+    def __init__(
+        self, frames: Frames, log_weights: Float[Array, " c"], *, width: int = 64, key: Key
+    ):
+        count, dim = frames.loc.shape
+        self.frames, self.logits = frames, log_weights
+        self.noise_dim = max(dim, 4)
+        self.share = math.sqrt(-math.expm1(-2.0 * START_INFORMATION / dim))
+
+        def network(key: Key) -> eqx.nn.MLP:
+            sizes = (self.noise_dim, 2 * dim, width, 2)
+            return with_zero_output(eqx.nn.MLP(*sizes, activation=jax.nn.silu, key=key))
+
+        self.networks = eqx.filter_vmap(network)(jax.random.split(key, count))
+
+    @property
+    def dim(self) -> int:
+        """Number of latent dimensions d."""
+        return self.frames.loc.shape[1]
+
+    @property
+    def log_weights(self) -> Float[Array, " c"]:
+        """Log of the weights of the parts."""
+        return jax.nn.log_softmax(self.logits)
+
+    def components(self, noise: Noise) -> Components:
+        """The Gaussians of one ε, in whitened coordinates."""
+        raw = eqx.filter_vmap(lambda network: network(noise))(self.networks)
+        bend, log_shrink = jnp.split(raw, 2, axis=-1)
+        loc = self.share * noise[None, : self.dim] + MAX_BEND * jnp.tanh(bend / MAX_BEND)
+        return Components(loc, bounded_log_scale(0.5 * math.log1p(-(self.share**2)) + log_shrink))
+
+    def log_given(self, white: Float[Array, "c d"], given: Components) -> Scalar:
+        """Log q(z|ε), from z in the frames' coordinates and the Gaussians of ε."""
+        standard = (white - given.loc) * jnp.exp(-given.log_scale)
+        volumes = jnp.sum(given.log_scale, axis=-1) + self.frames.log_det
+        logs = -0.5 * jnp.sum(standard**2, axis=-1) - volumes + self.log_weights
+        return jax.nn.logsumexp(logs) - 0.5 * self.dim * LOG_2PI
+
+    def log_sum(self, white: Float[Array, "s c d"], given: Components) -> Float[Array, " s"]:
+        """Log Σ_k q(z|ε_k) of several z, over the Gaussians of several ε."""
+
+        def of_one(white):
+            return jax.nn.logsumexp(jax.vmap(self.log_given, in_axes=(None, 0))(white, given))
+
+        return jax.vmap(of_one)(white)
+
+    def emit(self, given: Components, part: Array, key: Key) -> Latent:
+        """One z from the part's Gaussian of one ε."""
+        eta = jax.random.normal(key, (self.dim,))
+        white = given.loc[part] + jnp.exp(given.log_scale[part]) * eta
+        return self.frames.loc[part] + self.frames.factor[part] @ white
+
+    def draw(self, key: Key) -> tuple[Latent, Noise]:
+        """One z, of shape ``(d,)``, and the ε that made it."""
+        key_noise, key_part, key_z = jax.random.split(key, 3)
+        noise = jax.random.normal(key_noise, (self.noise_dim,))
+        part = jax.random.categorical(key_part, self.log_weights)
+        return self.emit(self.components(noise), part, key_z), noise
+
+
+def log_mean(
+    mixture: ImplicitMixture,
+    z: Float[Array, "s d"],
+    noise: Float[Array, "k e"],
+    at_once: int,
+) -> Float[Array, " s"]:
+    """Log 1/K Σ_k q(z|ε_k), in memory that does not grow with K, a multiple of ``at_once``."""
+    white = jax.vmap(mixture.frames.whiten)(z)
+
+    def add(total, noise):
+        given = jax.vmap(mixture.components)(noise)
+        return jnp.logaddexp(total, mixture.log_sum(white, given)), None
+
+    chunks = noise.reshape(-1, at_once, noise.shape[1])
+    total, _ = lax.scan(add, jnp.full(z.shape[0], -jnp.inf), chunks)
+    return total - math.log(noise.shape[0])

@@ -1,0 +1,182 @@
+"""Where the mass is: Gaussian fits from many starts, without repeats, weighted to fit together."""
+
+import dataclasses
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float
+
+from avb._errors import ConfigError
+from avb._types import Key
+from avb.inference._gaussian_fit import GaussianFit, fit_gaussians
+from avb.inference._mixture import Frames
+from avb.inference._target import START_RADIUS, Target
+
+MAX_ROUNDS = 8
+MAX_PARTS = 32
+# Symmetrised divergence, in nats a dimension, under which two fits are the same.
+SAME = 0.3
+MIN_WEIGHT = 2e-3
+# Fits this far below the best ELBO cannot carry mass, whatever the others miss.
+MAX_DEFICIT = 12.0
+WEIGHT_DRAWS = 128
+WEIGHT_STEPS = 200
+
+
+@dataclasses.dataclass(frozen=True)
+class Modes:
+    """Weighted Gaussians, one for each mode found.
+
+    Attributes:
+        frames: The Gaussians, as affine frames.
+        log_weights: Log of their weights, of shape ``(c,)``.
+        starts: Fits tried.
+        failed: Fits whose ELBO is not finite or that are far from any mass.
+        last_round_new: Whether the last round of starts still found a new mode.
+    """
+
+    frames: Frames
+    log_weights: Float[Array, " c"]
+    starts: int
+    failed: int
+    last_round_new: bool
+
+
+def _same(a: GaussianFit, b: GaussianFit) -> bool:
+    """Whether two fits differ by no more than their noise."""
+    dim = len(a.loc)
+    cross = np.linalg.solve(a.factor, b.factor)
+    back = np.linalg.inv(cross)
+    shift = np.asarray(b.loc) - np.asarray(a.loc)
+    shifts = np.sum(np.linalg.solve(a.factor, shift) ** 2) + np.sum(
+        np.linalg.solve(b.factor, shift) ** 2
+    )
+    divergence = 0.25 * (np.sum(cross**2) + np.sum(back**2) - 2 * dim + shifts)
+    return bool(divergence < SAME * dim)
+
+
+def _one(fits: GaussianFit, index: int) -> GaussianFit:
+    return jax.tree.map(lambda leaf: np.asarray(leaf[index], np.float64), fits)
+
+
+def _distinct(fits: list[GaussianFit]) -> list[GaussianFit]:
+    """The best of each group of equal fits, best first."""
+    kept: list[GaussianFit] = []
+    for fit in sorted(fits, key=lambda f: -float(f.elbo)):
+        if fit.elbo < kept[0].elbo - MAX_DEFICIT if kept else False:
+            break
+        if not any(_same(other, fit) for other in kept):
+            kept.append(fit)
+    return kept[:MAX_PARTS]
+
+
+def _upright(factor: np.ndarray) -> np.ndarray:
+    """The square root of F Fᵀ whose coordinates stay closest to the target's own."""
+    scale = np.linalg.norm(factor, axis=1)
+    values, vectors = np.linalg.eigh((factor / scale[:, None]) @ (factor / scale[:, None]).T)
+    root = (vectors * np.sqrt(np.maximum(values, 1e-14))) @ vectors.T
+    return scale[:, None] * root
+
+
+def _frames(fits: list[GaussianFit]) -> Frames:
+    factors = [_upright(np.asarray(fit.factor)) for fit in fits]
+    arrays = (
+        np.stack([fit.loc for fit in fits]),
+        np.stack(factors),
+        np.stack([np.linalg.inv(factor) for factor in factors]),
+        np.stack([np.linalg.slogdet(factor)[1] for factor in factors]),
+    )
+    return Frames(*(jnp.asarray(a, jnp.result_type(float)) for a in arrays))
+
+
+@eqx.filter_jit
+def _weights(target: Target, frames: Frames, key: Key) -> Float[Array, " c"]:
+    """Log weights that maximise the mixture's ELBO, which is concave in the weights.
+
+    The steps w_c ← w_c exp(E_c[log p − log q]) change nothing where the mixture is best; with
+    one, they solve the case of separated Gaussians.
+    """
+    count, dim = frames.loc.shape
+    u = jax.random.normal(key, (count, WEIGHT_DRAWS, dim))
+    z = frames.loc[:, None, :] + jnp.einsum("cij,csj->csi", frames.factor, u)
+    white = jax.vmap(jax.vmap(frames.whiten))(z)
+    parts = -0.5 * jnp.sum(white**2, axis=-1) - frames.log_det[None, None, :]
+    parts = parts - 0.5 * dim * jnp.log(2.0 * jnp.pi)
+    log_p = jax.vmap(jax.vmap(target.log_density))(z)
+    log_p = jnp.maximum(jnp.nan_to_num(log_p, nan=-1e10, neginf=-1e10), -1e10)
+
+    def improve(log_w, _):
+        log_q = jax.nn.logsumexp(parts + log_w[None, None, :], axis=-1)
+        gain = jnp.mean(log_p - log_q, axis=1)
+        return jax.nn.log_softmax(log_w + 0.7 * gain), None
+
+    start = jnp.full(count, -jnp.log(float(count)), frames.loc.dtype)
+    return lax.scan(improve, start, None, length=WEIGHT_STEPS)[0]
+
+
+def _padded(frames: Frames, count: int) -> Frames:
+    return jax.tree.map(lambda a: jnp.concatenate([a, a[-1:].repeat(count, axis=0)]), frames)
+
+
+def _weigh(target: Target, fits: list[GaussianFit], key: Key) -> tuple[list[GaussianFit], Array]:
+    """The fits that carry mass, and their log weights."""
+    if len(fits) == 1:
+        return fits, jnp.zeros(1)
+    # A power of two of them, so that few programs are compiled; copies share a weight.
+    size = 1 << (len(fits) - 1).bit_length()
+    frames = _padded(_frames(fits), size - len(fits))
+    weights = np.exp(np.asarray(_weights(target, frames, key), np.float64))
+    weights[len(fits) - 1] = weights[len(fits) - 1 :].sum()
+    weights = weights[: len(fits)]
+    kept = [i for i, w in enumerate(weights) if w >= MIN_WEIGHT]
+    total = weights[kept].sum()
+    log_weights = jnp.asarray(np.log(weights[kept] / total), jnp.result_type(float))
+    return [fits[i] for i in kept], log_weights
+
+
+def _spread(fits: list[GaussianFit], key: Key, count: int) -> Float[Array, "n d"]:
+    """Starts in a box half as large again as the one that holds all fits."""
+    sides = [3.0 * np.linalg.norm(fit.factor, axis=1) for fit in fits]
+    low = np.min([fit.loc - side for fit, side in zip(fits, sides, strict=True)], axis=0)
+    high = np.max([fit.loc + side for fit, side in zip(fits, sides, strict=True)], axis=0)
+    margin = 0.25 * (high - low)
+    uniform = jax.random.uniform(key, (count, len(low)))
+    return jnp.asarray(low - margin) + jnp.asarray(high - low + 2 * margin) * uniform
+
+
+def find_modes(target: Target, key: Key, starts: int) -> Modes:
+    """Fit from rounds of starts until a round finds nothing new.
+
+    A target whose first round ends in one place gets one more, from a wide box; others get up
+    to ``MAX_ROUNDS``.
+
+    Raises:
+        ConfigError: No fit has a finite ELBO.
+    """
+    keys = jax.random.split(key, 2 * MAX_ROUNDS + 1)
+    radius = START_RADIUS * jnp.where(jnp.arange(starts) % 2 == 0, 1.0, 2.5)
+    unit = jax.random.uniform(keys[-1], (starts, target.dim), minval=-1.0, maxval=1.0)
+    points, found, log_weights = radius[:, None] * unit, [], jnp.zeros(1)
+    tried, failed, new = 0, 0, False
+    for index in range(MAX_ROUNDS):
+        fits = fit_gaussians(target, points, keys[2 * index])
+        finite = np.isfinite(np.asarray(fits.elbo)) & (np.asarray(fits.elbo) > -1e30)
+        tried, failed = tried + starts, failed + int(np.sum(~finite))
+        before = found
+        found = _distinct(before + [_one(fits, i) for i in np.flatnonzero(finite)])
+        if not found:
+            continue
+        found, log_weights = _weigh(target, found, keys[2 * index + 1])
+        new = len(before) == 0 or any(not any(_same(a, b) for b in before) for a in found)
+        if index > 0 and (not new or len(found) == 1):
+            break
+        points = _spread(found, jax.random.fold_in(keys[-1], index), starts)
+    if not found:
+        raise ConfigError(
+            f"starts: expected one from which a Gaussian fit succeeds, got none of {tried}; "
+            "check that the log density has a maximum and finite gradients"
+        )
+    return Modes(_frames(found), log_weights, tried, failed, new)

@@ -1,0 +1,227 @@
+"""A NumPyro model with its data, as a log density over one unconstrained vector."""
+
+import dataclasses
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, PyTree
+from numpyro import handlers
+from numpyro.distributions import biject_to
+from numpyro.infer import init_to_uniform
+from numpyro.infer.util import (
+    compute_log_probs,
+    constrain_fn,
+    helpful_support_errors,
+    potential_energy,
+)
+
+from avb._errors import ConfigError
+from avb._types import Latent, Scalar
+from avb.inference._target import Functions, Sites, Target
+
+Model = Callable[..., Any]
+ARRAYS = (np.ndarray, jax.Array)
+CONCRETE_NEEDED = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerBoolConversionError,
+    jax.errors.TracerIntegerConversionError,
+    jax.errors.NonConcreteBooleanIndexError,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Fixed:
+    """An argument that is no array, compared by value where it can be."""
+
+    value: Any
+
+    def __hash__(self) -> int:
+        try:
+            return hash(self.value)
+        except TypeError:
+            return id(self.value)
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """What one look at a model's trace tells.
+
+    Attributes:
+        unconstrained: Shape and type of each continuous latent site, unconstrained.
+        discrete: Names of the latent sites to sum out.
+        plates: How many plates are nested, at most.
+    """
+
+    unconstrained: dict[str, jax.ShapeDtypeStruct]
+    discrete: tuple[str, ...]
+    plates: int
+
+    @property
+    def dim(self) -> int:
+        """Number of unconstrained dimensions d."""
+        return sum(math.prod(leaf.shape) for leaf in self.unconstrained.values())
+
+
+def _check_site(site: dict) -> None:
+    name, kind = site["name"], site["type"]
+    if kind == "param":
+        raise ConfigError(
+            f"site '{name}': expected a sample site, got numpyro.param; give it a prior "
+            "(dist.ImproperUniform for a flat one)"
+        )
+    if kind == "plate" and site["args"][0] != site["args"][1]:
+        raise ConfigError(
+            f"plate '{name}': expected all {site['args'][0]} rows, got a subsample of "
+            f"{site['args'][1]}; minibatches are not supported yet: leave subsample_size out"
+        )
+    if kind != "sample" or site["is_observed"]:
+        return
+    if isinstance(site["fn"], dist.Delta):
+        raise ConfigError(
+            f"site '{name}': expected a distribution with a density, got Delta; use "
+            "numpyro.deterministic instead"
+        )
+    if site["fn"].support.is_discrete and not site["fn"].has_enumerate_support:
+        raise ConfigError(
+            f"site '{name}': expected a continuous latent or a discrete one with finitely many "
+            f"values, got {type(site['fn']).__name__}; sum it out by hand and add it by "
+            "numpyro.factor"
+        )
+
+
+def _need_funsor(sites: tuple[str, ...]) -> None:
+    try:
+        import funsor  # noqa: F401
+    except ImportError:
+        raise ConfigError(
+            f"discrete latent sites {', '.join(map(repr, sites))}: NumPyro sums them out with "
+            "funsor, which is not installed; run pip install funsor, or sum them out by hand "
+            "(dist.MixtureSameFamily)"
+        ) from None
+
+
+def look(model: Model, args: tuple, kwargs: dict) -> Layout:
+    """The sites of a model, without running it.
+
+    Raises:
+        ConfigError: A site that cannot be inferred; the message says what to do instead.
+    """
+    found: dict[str, Any] = {}
+
+    def unconstrained(key, args, kwargs):
+        start = handlers.substitute(handlers.seed(model, key), substitute_fn=init_to_uniform())
+        sites = handlers.trace(start).get_trace(*args, **kwargs)
+        latent, discrete, dims = {}, [], [0]
+        for name, site in sites.items():
+            _check_site(site)
+            dims += [-frame.dim for frame in site.get("cond_indep_stack", []) if frame.dim]
+            if site["type"] != "sample" or site["is_observed"]:
+                continue
+            if site["fn"].support.is_discrete:
+                discrete.append(name)
+                continue
+            try:
+                with helpful_support_errors(site):
+                    latent[name] = biject_to(site["fn"].support).inv(site["value"])
+            except (ValueError, NotImplementedError) as error:
+                raise ConfigError(f"site '{name}': {error}") from error
+        found.update(discrete=tuple(discrete), plates=max(dims))
+        return latent
+
+    shapes = jax.eval_shape(lambda key: unconstrained(key, args, kwargs), jax.random.key(0))
+    if not shapes:
+        raise ConfigError("model: expected at least one continuous latent site, got none")
+    return Layout(shapes, **found)
+
+
+def numpyro_functions(model: Model, layout: Layout, join: Callable[[PyTree], tuple]) -> Functions:
+    """The functions of a NumPyro model.
+
+    Args:
+        model: Any callable with NumPyro primitives, handlers included.
+        layout: What :func:`look` found.
+        join: Puts the traced and the fixed parts of the model's arguments back together.
+    """
+    zeros = {name: jnp.zeros(leaf.shape, leaf.dtype) for name, leaf in layout.unconstrained.items()}
+    unravel = ravel_pytree(zeros)[1]
+    enum = bool(layout.discrete)
+    if enum:
+        _need_funsor(layout.discrete)
+
+    def seeded() -> Model:
+        # Any randomness left in a model, such as numpyro.prng_key(), is the same at each call.
+        return handlers.seed(model, jax.random.key(0))
+
+    def prepared() -> Model:
+        if not enum:
+            return seeded()
+        from numpyro.contrib.funsor import config_enumerate, enum as enum_handler
+
+        return enum_handler(config_enumerate(seeded()), -layout.plates - 1)
+
+    def log_density(arguments: PyTree, z: Latent) -> Scalar:
+        args, kwargs = join(arguments)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            return -potential_energy(prepared(), args, kwargs, unravel(z), enum=enum)
+
+    def constrain(arguments: PyTree, z: Latent) -> Sites:
+        args, kwargs = join(arguments)
+        return constrain_fn(seeded(), args, kwargs, unravel(z), return_deterministic=True)
+
+    def log_terms(arguments: PyTree, z: Latent) -> Sites:
+        args, kwargs = join(arguments)
+        values = {k: v for k, v in constrain(arguments, z).items() if k in layout.unconstrained}
+        terms, _ = compute_log_probs(seeded(), args, kwargs, values, sum_log_prob=True)
+        return {name: jnp.asarray(term) for name, term in terms.items()}
+
+    return Functions(log_density, constrain, log_terms)
+
+
+def numpyro_target(model: Model, args: tuple, kwargs: dict, cache: dict) -> Target:
+    """The posterior of a model, given its arguments, as a target.
+
+    Arrays among the arguments are traced, so that data of the same shape need no new
+    compilation; a model that looks at their values gets them as they are.
+
+    Args:
+        model: Any callable with NumPyro primitives, handlers included.
+        args: Its positional arguments, as for ``numpyro.infer.MCMC.run``.
+        kwargs: Its keyword arguments.
+        cache: Functions made before, by the shapes of the arguments; new ones are added.
+
+    Raises:
+        ConfigError: A site that cannot be inferred.
+    """
+    leaves, structure = jax.tree.flatten((args, kwargs))
+    arrays = [jnp.asarray(leaf) for leaf in leaves if isinstance(leaf, ARRAYS)]
+    fixed = tuple(None if isinstance(leaf, ARRAYS) else _Fixed(leaf) for leaf in leaves)
+    signature = (structure, fixed, tuple((leaf.shape, leaf.dtype) for leaf in arrays))
+    if signature in cache:
+        functions, dim = cache[signature]
+        return Target(arrays, functions, dim)
+
+    def join(arrays: list[Array]) -> tuple:
+        remaining = iter(arrays)
+        return jax.tree.unflatten(
+            structure, [next(remaining) if leaf is None else leaf.value for leaf in fixed]
+        )
+
+    layout = look(model, args, kwargs)
+    functions = numpyro_functions(model, layout, join)
+    try:
+        point = jax.ShapeDtypeStruct((layout.dim,), jnp.result_type(float))
+        jax.eval_shape(functions.log_density, arrays, point)
+    except CONCRETE_NEEDED:
+        functions = numpyro_functions(model, layout, lambda _: (args, kwargs))
+        return Target([], functions, layout.dim)
+    cache[signature] = functions, layout.dim
+    return Target(arrays, functions, layout.dim)

@@ -1,0 +1,67 @@
+"""Whether to believe a posterior, said aloud."""
+
+import dataclasses
+
+from avb.inference._measure import Bracket, Importance
+
+MAX_LOST = 0.01
+MAX_WIDTH = 0.1
+MAX_DIVERGENCE = 0.1
+MAX_PARETO_K = 0.7
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """Whether the posterior converged, and all reasons why not.
+
+    Attributes:
+        converged: No reason speaks against it.
+        reasons: One sentence each; empty if converged.
+    """
+
+    converged: bool
+    reasons: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return "converged" if self.converged else "NOT CONVERGED: " + "; ".join(self.reasons)
+
+
+def judge(
+    bracket: Bracket,
+    importance: Importance,
+    *,
+    stalled: bool,
+    steps: int,
+    lost: float,
+    modes_open: bool,
+) -> Verdict:
+    """All that speaks against a posterior.
+
+    Args:
+        bracket: Of its ELBO.
+        importance: Its importance weights.
+        stalled: Whether the bound had stopped rising.
+        steps: Steps of training.
+        lost: Share of draws at which log p was not finite.
+        modes_open: Whether the last starts still found new modes.
+    """
+    reasons = []
+    if not stalled:
+        reasons.append(f"the bound was still rising after {steps} steps")
+    if lost > MAX_LOST:
+        reasons.append(f"log p or its gradient was not finite at {lost:.1%} of the draws")
+    if modes_open:
+        reasons.append("the last starts still found new modes; there may be more")
+    # Written so that NaN is a reason, too.
+    width = bracket.upper - bracket.lower
+    if not width <= MAX_WIDTH:
+        reasons.append(f"the bracket of the ELBO is {width:.2f} nats wide")
+    if not importance.pareto_k <= MAX_PARETO_K:
+        reasons.append(
+            f"Pareto k of the importance weights is {importance.pareto_k:.2f}, above {MAX_PARETO_K}"
+        )
+    divergence = importance.log_evidence - bracket.upper
+    noise = 3.0 * (importance.error + bracket.upper_error)
+    if not divergence - noise <= MAX_DIVERGENCE:
+        reasons.append(f"its divergence from the target is at least {divergence:.2f} nats")
+    return Verdict(not reasons, tuple(reasons))
