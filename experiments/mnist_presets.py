@@ -1,13 +1,15 @@
-"""Every preset on dynamically binarised MNIST: the same networks, data, epochs and evaluation.
+"""Every preset on dynamically binarised MNIST, each number with its bounds.
 
-Results are kept one file a run, so the command can be interrupted and run again:
+The same networks, data and epochs for all. Runs are trained into folders below
+``--runs-dir``; what exists is not done again, so the command can be interrupted:
 
     python -m experiments.mnist_presets --data-dir ../shared/data/mnist
     python -m experiments.mnist_presets --data-dir ../shared/data/mnist --latent-dim 32
 
-It prints, and writes beside the results, a table of test ELBO (a bracket where the
-posterior is semi-implicit, a labelled estimate where there is only a critic), the
-importance-weighted lower bound of log p(x) and seconds an epoch, as mean and range over seeds.
+It prints, and writes beside the results, a table on the first test images: the ELBO
+(exact, between two bounds, or a critic's estimate with the verdict on it), log p(x) by
+importance weighting and by annealed importance sampling, that sampler's own gap on data
+simulated from the model, and how good the posterior is; mean and range over seeds.
 """
 
 import dataclasses
@@ -15,15 +17,15 @@ import json
 import time
 from pathlib import Path
 
-import jax
 import numpy as np
 import tyro
 
 import avb
+from avb.evaluation import EvaluationConfig
+from avb.runs import EvaluationSettings, evaluate_run
 from experiments._results import RESULTS, markdown_table, write_json
 
 METHODS = ("gaussian_vae", "sivi", "avb_adaptive", "avb_self", "flow_vae", "avb", "iwae")
-SPLIT_SEED = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +38,8 @@ class Config:
         epochs: Epochs of each run.
         seeds: Seeds of each method.
         methods: Presets to compare.
-        importance_samples: Samples a test image of the bound of log p(x).
+        num_data: Test images to evaluate on.
+        runs_dir: Where the run folders lie.
         tabulate_only: Print the table of the results at hand and run nothing.
     """
 
@@ -45,50 +48,36 @@ class Config:
     epochs: int = 30
     seeds: tuple[int, ...] = (0, 1, 2)
     methods: tuple[str, ...] = METHODS
-    importance_samples: int = 200
+    num_data: int = 1000
+    runs_dir: Path = Path("runs")
     tabulate_only: bool = False
 
     @property
-    def folder(self) -> Path:
-        return RESULTS / f"mnist_presets_d{self.latent_dim}_e{self.epochs}"
+    def name(self) -> str:
+        return f"mnist_presets_d{self.latent_dim}_e{self.epochs}"
 
 
-def run_one(config: Config, method_name: str, seed: int, data: avb.Dataset) -> dict:
-    key_init, key_train, key_test = jax.random.split(jax.random.key(seed), 3)
-    pixels = data.train / np.float32(255)
-    architecture = avb.Architecture(
-        data.data_shape,
-        config.latent_dim,
-        input_shift=float(pixels.mean()),
-        input_scale=float(pixels.std()),
+def train(config: Config, method: str, seed: int, run_dir: Path) -> None:
+    """Train, or go on with a run that was interrupted."""
+    if (run_dir / "config.json").exists():
+        avb.resume_run(run_dir)
+        return
+    run_config = avb.RunConfig(
+        data="mnist",
+        data_dir=str(config.data_dir),
+        method=method,
+        seed=seed,
+        latent_dim=config.latent_dim,
+        fit=avb.FitConfig(epochs=config.epochs),
     )
-    method = avb.PRESETS[method_name](architecture, key=key_init)
-    marks: list[tuple[float, float]] = []
+    avb.train_run(run_config, run_dir)
 
-    def mark(progress: avb.Progress) -> None:
-        marks.append((time.perf_counter(), progress.epoch))
 
-    result = avb.fit(
-        method,
-        data.train,
-        config=avb.FitConfig(epochs=config.epochs),
-        key=key_train,
-        on_progress=mark,
+def evaluate(config: Config, run_dir: Path) -> dict:
+    settings = EvaluationSettings(
+        num_data=config.num_data, precision=EvaluationConfig(importance_samples=2000)
     )
-    (began, first), (ended, last) = marks[0], marks[-1]
-    test = avb.binarise_once(data.test, seed=SPLIT_SEED)
-    evaluation = avb.evaluate(
-        result.method, test, key=key_test, draws=8, importance_samples=config.importance_samples
-    )
-    return {
-        "method": method_name,
-        "seed": seed,
-        "latent_dim": config.latent_dim,
-        "epochs": config.epochs,
-        "seconds_per_epoch": (ended - began) / (last - first),
-        "evaluation": evaluation.as_dict(),
-        "last_report": result.history[-1],
-    }
+    return evaluate_run(avb.load_run(run_dir), settings)
 
 
 def spread(values: list[float], digits: int = 2) -> str:
@@ -98,48 +87,98 @@ def spread(values: list[float], digits: int = 2) -> str:
     return f"{mean} ({min(values):.{digits}f} … {max(values):.{digits}f})"
 
 
+def select(runs: list[dict], quantity: str, kind: str | None, estimator: str = "") -> list[float]:
+    """One number a run that has such a row."""
+    return [
+        row["nats_per_datum"]
+        for run in runs
+        for row in run["rows"]
+        if row["quantity"] == quantity
+        and kind in (None, row["kind"])
+        and row["estimator"].startswith(estimator)
+    ]
+
+
 def elbo_cell(runs: list[dict]) -> str:
-    by_kind: dict[str, list[float]] = {}
+    by_source: dict[str, list[float]] = {}
     for run in runs:
-        for row in run["evaluation"]["rows"]:
-            if row["quantity"] == "ELBO":
-                by_kind.setdefault(row["kind"], []).append(row["nats_per_datum"])
-    return "; ".join(f"{kind}: {spread(values)}" for kind, values in by_kind.items())
+        for row in run["rows"]:
+            if row["quantity"].startswith("ELBO"):
+                source = f"{row['quantity'].removeprefix('ELBO').strip(', ')} {row['kind']}"
+                if "estimate" in row["kind"]:
+                    source = f"{row['estimator']}{' (**wrong**)' if 'flag' in row else ''}"
+                by_source.setdefault(source.strip(), []).append(row["nats_per_datum"])
+    return "; ".join(f"{source}: {spread(values)}" for source, values in by_source.items())
+
+
+def cell(values: list[float], digits: int = 2) -> str:
+    return spread(values, digits) if values else "–"
+
+
+def table_row(method: str, runs: list[dict]) -> list[str]:
+    simulated = "log p(x), simulated data"
+    lower = select(runs, simulated, "lower bound")
+    upper = select(runs, simulated, "upper bound")
+    information = [
+        f"{cell(select(runs, 'I(x; z)', kind))} ({kind})"
+        for kind in ("exact", "lower bound", "upper bound")
+        if select(runs, "I(x; z)", kind)
+    ]
+    return [
+        f"`{method}`",
+        str(len(runs)),
+        elbo_cell(runs),
+        cell(select(runs, "log p(x)", "lower bound", "importance")),
+        cell(select(runs, "log p(x)", "lower bound", "annealed")),
+        cell([high - low for high, low in zip(upper, lower, strict=True)], 3),
+        cell(select(runs, "approximation gap", None)),
+        cell(select(runs, "amortisation gap", None)),
+        "; ".join(information) or "–",
+        cell([float(run["active_units"]["active_units"]) for run in runs], 0),
+    ]
+
+
+HEADER = [
+    "method",
+    "seeds",
+    "ELBO",
+    "log p(x) ≥, importance weighting",
+    "log p(x) ≥, AIS, first images",
+    "gap of AIS on simulated data",
+    "approximation gap",
+    "amortisation gap",
+    "I(x; z)",
+    "active units",
+]
 
 
 def table(config: Config) -> str:
     rows = []
     for method in config.methods:
-        files = [config.folder / f"{method}-{seed}.json" for seed in config.seeds]
+        files = [RESULTS / config.name / f"{method}-{seed}.json" for seed in config.seeds]
         runs = [json.loads(file.read_text()) for file in files if file.exists()]
-        if not runs:
-            continue
-        bounds = [run["evaluation"]["rows"][-1]["nats_per_datum"] for run in runs]
-        # A run that was paused has no time of its own.
-        seconds = [run["seconds_per_epoch"] for run in runs if run["seconds_per_epoch"]]
-        time_cell = spread(seconds, 1) if seconds else "–"
-        rows.append([f"`{method}`", str(len(runs)), elbo_cell(runs), spread(bounds), time_cell])
-    header = ["method", "seeds", "test ELBO", "log p(x) ≥", "seconds / epoch"]
-    return markdown_table(header, rows)
+        if runs:
+            rows.append(table_row(method, runs))
+    return markdown_table(HEADER, rows)
 
 
 def main(config: Config) -> None:
     if not config.tabulate_only:
-        data = avb.load_dataset("mnist", data_dir=config.data_dir)
         for seed in config.seeds:
             for method in config.methods:
-                path = config.folder / f"{method}-{seed}.json"
+                path = RESULTS / config.name / f"{method}-{seed}.json"
+                run_dir = config.runs_dir / config.name / f"{method}-{seed}"
                 if path.exists():
                     continue
-                outcome = run_one(config, method, seed, data)
-                write_json(path, outcome)
-                rows = outcome["evaluation"]["rows"]
-                summary = ", ".join(f"{r['kind']} {r['nats_per_datum']:.2f}" for r in rows)
-                seconds = outcome["seconds_per_epoch"]
-                print(f"{method} seed {seed}: {summary}; {seconds:.1f} s an epoch", flush=True)
+                train(config, method, seed, run_dir)
+                began = time.perf_counter()
+                document = evaluate(config, run_dir)
+                write_json(path, document)
+                seconds = time.perf_counter() - began
+                print(f"{method} seed {seed}: evaluated in {seconds:.0f} s", flush=True)
     text = table(config)
-    config.folder.mkdir(parents=True, exist_ok=True)
-    (config.folder / "table.md").write_text(text)
+    (RESULTS / config.name).mkdir(parents=True, exist_ok=True)
+    (RESULTS / config.name / "table.md").write_text(text)
     print(text)
 
 

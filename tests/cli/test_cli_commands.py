@@ -10,7 +10,10 @@ import pytest
 
 from avb.cli import main
 
-FAST = ("--num-data", "20", "--draws", "4", "--components", "8", "--importance-samples", "8")
+FAST = (
+    *("--num-data", "20", "--draws", "4", "--max-components", "8", "--importance-samples", "8"),
+    *("--annealed-data", "0", "--quality-data", "0"),
+)
 
 
 def test_train_leaves_the_documented_files(trained: Path):
@@ -58,7 +61,10 @@ def test_compare_takes_what_was_evaluated(trained: Path, tmp_path: Path, capsys)
     first, second = json.loads(capsys.readouterr().out)
     assert first == second
     assert main(["compare", str(trained), str(other)]) == 0
-    assert capsys.readouterr().out.count("sivi") == 2
+    out = capsys.readouterr().out
+    assert out.count("sivi") == 2
+    # The same bracket twice: neither run is ahead.
+    assert out.count("1–2") == 4
 
 
 def test_compare_refuses_other_data(trained: Path, tmp_path: Path, capsys):

@@ -273,20 +273,6 @@ def test_sticking_the_landing_has_no_variance_at_the_exact_posterior(key):
     assert np.abs(full).max() > 0.1
 
 
-def test_evaluate_labels_every_row(key):
-    posterior, _ = known_mixture()
-    method = Method(GAUSSIANS.model(), posterior, SelfContrast(4))
-    evaluation = avb.evaluate(method, X, key=key, draws=64, components=256, importance_samples=100)
-    labels = [(row.quantity, row.kind) for row in evaluation.rows]
-    assert labels == [
-        ("ELBO", "lower bound"),
-        ("ELBO", "upper bound"),
-        ("log p(x)", "lower bound"),
-    ]
-    assert evaluation.effective_samples.shape == (len(X),)
-    assert evaluation.as_dict()["rows"][0]["data"] == len(X)
-
-
 def test_standard_error_of_the_mean():
     estimate = avb.Estimate(
         "ELBO", "exact", "Monte Carlo", np.array([1.0, 3.0]), np.array([0.3, 0.4]), ""

@@ -15,12 +15,19 @@ from avb.report._pictures import _draw
 ROW = {
     "quantity": "ELBO",
     "kind": "critic estimate, not a bound",
+    "estimator": "critic of training",
     "nats_per_datum": -12.3456,
     "standard_error": 0.0123,
     "data": 10,
     "detail": "32 draws a datum",
 }
-BOUND = {**ROW, "quantity": "log p(x)", "kind": "lower bound", "nats_per_datum": -11.0}
+BOUND = {
+    **ROW,
+    "quantity": "log p(x)",
+    "kind": "lower bound",
+    "estimator": "importance weighting",
+    "nats_per_datum": -11.0,
+}
 DOCUMENT = {
     "run": "a",
     "method": "avb",
@@ -84,8 +91,40 @@ def test_evaluation_table_says_what_each_number_is():
     assert "0.012" in text
 
 
+def test_a_wrong_estimate_is_called_wrong_by_name():
+    wrong = {**ROW, "flag": "0.5 ± 0.1 nats above the upper bound"}
+    text = text_of(evaluation_table({**DOCUMENT, "rows": [wrong, BOUND]}))
+    line = next(line for line in text.splitlines() if "-12.346" in line)
+    assert line.split()[:2] == ["ELBO", "wrong"]
+    assert "Wrong: ELBO by the critic of training: 0.5 ± 0.1 nats above the upper bound" in text
+
+
+def test_diagnostics_stand_beside_the_number():
+    row = {
+        **BOUND,
+        "effective_samples_median": 161.2,
+        "effective_samples_min": 12.0,
+        "pareto_k_median": 0.31,
+        "pareto_k_share_above_0.7": 0.25,
+    }
+    units = {"active_units": 1, "variances": [1.0, 0.0], "errors": [0.0, 0.0]}
+    document = {**DOCUMENT, "rows": [row], "active_units": units}
+    text = " ".join(text_of(evaluation_table(document)).split())
+    assert "effective size 161 (least 12); Pareto k̂ 0.31" in text
+    assert "Active units: 1 of 2." in text
+
+
 def test_comparison_leaves_out_what_a_method_does_not_have():
     other = {**DOCUMENT, "run": "b", "rows": [{**ROW, "kind": "exact"}, BOUND]}
     lines = text_of(comparison_table([DOCUMENT, other])).splitlines()
     row = next(line for line in lines if line.strip().startswith("b "))
-    assert row.split()[2:] == ["7", "–", *["-12.346", "±", "0.012", "-11.000", "±", "0.012"]]
+    values = ["–", *["-12.346", "±", "0.012", "-11.000", "±", "0.012"]]
+    assert row.split() == ["b", "avb", *values, "1–2", "1–2"]
+
+
+def test_comparison_ranks_brackets_that_do_not_overlap():
+    other = {**DOCUMENT, "run": "b", "rows": [{**ROW, "kind": "exact"}, BOUND]}
+    better = {**other, "run": "c", "rows": [{**ROW, "kind": "exact", "nats_per_datum": -9.0}]}
+    lines = text_of(comparison_table([other, better])).splitlines()
+    ranks = [line.split()[-2] for line in lines if line.strip().startswith(("b ", "c "))]
+    assert ranks == ["2", "1"]

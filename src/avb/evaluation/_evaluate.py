@@ -3,18 +3,44 @@
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
 
 from avb._method import Method
 from avb._types import Key
+from avb.evaluation._active_units import ActiveUnits, active_units
+from avb.evaluation._annealed import annealed_bound
+from avb.evaluation._batched import Progress, check_data
+from avb.evaluation._bidirectional import bidirectional_bounds
 from avb.evaluation._bracket import elbo_bracket
+from avb.evaluation._config import EvaluationConfig
 from avb.evaluation._critic import critic_elbo
 from avb.evaluation._elbo import elbo
 from avb.evaluation._estimate import Estimate
+from avb.evaluation._fresh import FreshCritics, fresh_critic_elbo
+from avb.evaluation._gaps import inference_gaps
 from avb.evaluation._importance import importance_bound
+from avb.evaluation._information import aggregate_kl, mutual_information
+from avb.evaluation._smoothed import smoothed_bracket
+from avb.evaluation._verdict import Verdict, judge_critic
 from avb.posteriors import AbstractTractablePosterior, SemiImplicitPosterior
+
+PARTS = (
+    "ELBO",
+    "ELBO of q + noise",
+    "fresh critics",
+    "critic of training",
+    "verdict on the critic",
+    "importance weighting",
+    "annealing",
+    "annealing of simulated data",
+    "inference gaps",
+    "information",
+    "aggregate posterior",
+    "active units",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,19 +48,22 @@ class Evaluation:
     """The numbers of one method on one set of data.
 
     Attributes:
-        rows: The estimates: ELBO first, then log p(x).
-        effective_samples: Effective importance samples of each datum, shape ``(n,)``.
+        rows: The estimates: the ELBO, log p(x), then how good the posterior is. A row's data
+            may be the first few only; its number of values says how many.
+        verdict: On the critic of training, where there is one.
+        active: The latent dimensions that carry something of the datum.
     """
 
     rows: list[Estimate]
-    effective_samples: np.ndarray
+    verdict: Verdict | None = None
+    active: ActiveUnits | None = None
 
-    def as_dict(self) -> dict:
+    def as_dict(self) -> dict[str, Any]:
         """The summary, ready for JSON."""
         return {
             "rows": [row.as_dict() for row in self.rows],
-            "effective_samples_median": float(np.median(self.effective_samples)),
-            "effective_samples_min": float(np.min(self.effective_samples)),
+            "critic": None if self.verdict is None else self.verdict.as_dict(),
+            "active_units": None if self.active is None else self.active.as_dict(),
         }
 
 
@@ -43,52 +72,148 @@ def evaluate(
     data: np.ndarray,
     *,
     key: Key,
-    draws: int = 32,
-    components: int = 1024,
-    importance_samples: int = 1000,
+    config: EvaluationConfig = EvaluationConfig(),  # noqa: B008  (frozen)
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Evaluation:
-    """The ELBO and a lower bound of log p(x) on data, each with what it is.
+    """The ELBO, log p(x) and the posterior's quality on data, each number with what it is.
+
+    ==========================  ============================================================
+    quantity                    rows
+    ==========================  ============================================================
+    ELBO                        exact where q has a density; a lower and an upper bound where
+                                it is semi-implicit; else fresh critics' estimate and upper
+                                bound, and the bracket of q + noise
+    ELBO, critic of training    an estimate; flagged where :func:`judge_critic` finds it wrong
+    log p(x)                    lower bounds by importance weighting and by annealing
+    log p(x), simulated data    lower and upper bound: their gap is annealing's own error
+    gaps, I(x; z), aggregate    what the family and the encoder lose, and what z tells of x
+    ==========================  ============================================================
 
     Args:
         method: A trained method, ``FitResult.method``.
         data: Data of shape ``(n, *data_shape)`` in the values that the likelihood takes:
             binary images as 0 and 1 (:func:`avb.binarise_once`), not as pixels.
         key: PRNG key.
-        draws: Posterior draws a datum for the ELBO.
-        components: K of the semi-implicit bracket.
-        importance_samples: Samples a datum of the importance-weighted bound.
-        progress: Called with the name of the present quantity, the data done and in all.
+        config: How precisely; zero data turn a part off.
+        progress: Called with the name of the present part, the data done and in all.
 
     Returns:
-        The rows: the ELBO exactly, or its lower and upper bound, and a critic's estimate
-        where there is a critic; then the importance-weighted bound.
+        The rows, the verdict on the critic and the active units.
 
     Raises:
-        ConfigError: Too few draws or samples.
+        ConfigError: Settings out of range.
         DataError: Data of another shape, or not finite.
     """
-    key_elbo, key_critic, key_importance = jax.random.split(key, 3)
+    job = _Job(method, check_data(data, method.model.data_shape), config, key, progress)
+    elbo_rows, verdict = _elbo_rows(job)
+    evidence = _evidence_rows(job)
+    quality, active = _quality_rows(job, evidence)
+    return Evaluation([*elbo_rows, *evidence, *quality], verdict, active)
 
-    def tell(name: str) -> Callable[[int, int], None] | None:
-        return None if progress is None else functools.partial(progress, name)
 
-    model, posterior = method.model, method.posterior
-    sizes = {"draws": draws, "progress": tell("ELBO")}
+@dataclasses.dataclass(frozen=True)
+class _Job:
+    """What every part of an evaluation needs."""
+
+    method: Method
+    data: np.ndarray
+    config: EvaluationConfig
+    key: Key
+    progress: Callable[[str, int, int], None] | None
+
+    def settings(self, part: str) -> dict[str, Any]:
+        """Key and progress of a part; the key does not depend on which parts are on."""
+        tell: Progress | None = None
+        if self.progress is not None:
+            tell = functools.partial(self.progress, part)
+        return {"key": jax.random.fold_in(self.key, PARTS.index(part)), "progress": tell}
+
+
+def _elbo_rows(job: _Job) -> tuple[list[Estimate], Verdict | None]:
+    model, posterior, config = job.method.model, job.method.posterior, job.config
     rows: list[Estimate] = []
+    fresh: FreshCritics | None = None
     if isinstance(posterior, AbstractTractablePosterior):
-        rows.append(elbo(model, posterior, data, key=key_elbo, **sizes))
+        rows.append(elbo(model, posterior, job.data, draws=config.draws, **job.settings("ELBO")))
     elif isinstance(posterior, SemiImplicitPosterior):
-        rows += elbo_bracket(model, posterior, data, key=key_elbo, components=components, **sizes)
-    if method.critic is not None:
-        rows.append(critic_elbo(method, data, key=key_critic, **sizes))
-    bound = importance_bound(
-        model,
-        posterior,
-        data,
-        key=key_importance,
-        samples=importance_samples,
-        progress=tell("log p(x)"),
+        rows += elbo_bracket(
+            model,
+            posterior,
+            job.data,
+            draws=config.draws,
+            width=config.bracket_width,
+            max_components=config.max_components,
+            **job.settings("ELBO"),
+        )
+    elif config.critics > 0:
+        fresh = fresh_critic_elbo(
+            model, posterior, job.data, critics=config.critics, **job.settings("fresh critics")
+        )
+        rows += [fresh.estimate, fresh.upper, *_smoothed_rows(job)]
+    if job.method.critic is None:
+        return rows, None
+    estimate = critic_elbo(
+        job.method, job.data, draws=config.draws, **job.settings("critic of training")
     )
-    assert bound.effective is not None
-    return Evaluation([*rows, bound], bound.effective)
+    if not rows:
+        return [estimate], None
+    settings = job.settings("verdict on the critic")
+    verdict = judge_critic(job.method, job.data, fresh=fresh, **settings)
+    return [*rows, verdict.mark(estimate)], verdict
+
+
+def _smoothed_rows(job: _Job) -> tuple[Estimate, Estimate]:
+    return smoothed_bracket(
+        job.method.model,
+        job.method.posterior,
+        job.data,
+        draws=job.config.draws,
+        components=job.config.max_components,
+        **job.settings("ELBO of q + noise"),
+    )
+
+
+def _evidence_rows(job: _Job) -> list[Estimate]:
+    model, posterior, config = job.method.model, job.method.posterior, job.config
+    rows = [
+        importance_bound(
+            model,
+            posterior,
+            job.data,
+            samples=config.importance_samples,
+            proposal=config.proposal,
+            **job.settings("importance weighting"),
+        )
+    ]
+    if config.annealed_data > 0:
+        annealing = {"temperatures": config.temperatures, "chains": config.chains}
+        first = job.data[: config.annealed_data]
+        settings = annealing | job.settings("annealing")
+        rows.append(annealed_bound(model, posterior, first, **settings))
+        settings = annealing | job.settings("annealing of simulated data")
+        rows += bidirectional_bounds(model, posterior, num_data=len(first), **settings)
+    return rows
+
+
+def _quality_rows(job: _Job, evidence: list[Estimate]) -> tuple[list[Estimate], ActiveUnits | None]:
+    model, posterior, config = job.method.model, job.method.posterior, job.config
+    bounded = isinstance(posterior, AbstractTractablePosterior | SemiImplicitPosterior)
+    rows: list[Estimate] = []
+    if bounded and config.annealed_data > 0:
+        bound, first = evidence[1], job.data[: config.annealed_data]
+        gaps = inference_gaps(model, posterior, first, bound, **job.settings("inference gaps"))
+        rows += [gaps.approximation, gaps.amortisation]
+    first = job.data[: config.quality_data]
+    if len(first) < 2:
+        return rows, None
+    if bounded:
+        rows += _unless_same(mutual_information(posterior, first, **job.settings("information")))
+        settings = job.settings("aggregate posterior")
+        rows += _unless_same(aggregate_kl(model, posterior, first, **settings))
+    return rows, active_units(posterior, first, **job.settings("active units"))
+
+
+def _unless_same(bounds: tuple[Estimate, Estimate]) -> list[Estimate]:
+    """Both bounds, or the one number where it is exact."""
+    lower, upper = bounds
+    return [lower] if lower.kind == "exact" else [lower, upper]

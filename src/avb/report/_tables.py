@@ -6,10 +6,14 @@ from rich import box
 from rich.table import Table
 
 from avb.runs._methods import METHODS
+from avb.runs._ranking import elbo_bracket_of, evidence_bracket_of, ranks
+
+# What runs are ranked by; the other rows say how good a posterior or an estimator is.
+RANKED = ("ELBO", "log p(x)")
 
 
 def evaluation_table(document: dict[str, Any]) -> Table:
-    """The numbers of one run, each with what it is.
+    """The numbers of one run, each with what it is and where it comes from.
 
     Args:
         document: What ``evaluate_run`` gave.
@@ -19,24 +23,51 @@ def evaluation_table(document: dict[str, Any]) -> Table:
         f"{document['method']} on {document['data']}, {document['settings']['split']} split, "
         f"{count} data, step {document['step']}"
     )
-    table.add_column("quantity", no_wrap=True)
+    table.add_column("quantity")
     table.add_column("what it is")
     table.add_column("nats per datum", justify="right", no_wrap=True)
-    table.add_column("s.e. (Monte Carlo)", justify="right", no_wrap=True)
-    table.add_column("detail", style="dim")
+    table.add_column("s.e. (Monte Carlo)", justify="right")
+    table.add_column("data", justify="right", no_wrap=True)
+    table.add_column("how", style="dim")
     for row in document["rows"]:
         table.add_row(
             row["quantity"],
-            _styled(row["kind"]),
+            "[red]wrong[/]" if "flag" in row else _styled(row["kind"]),
             f"{row['nats_per_datum']:.3f}",
             f"{row['standard_error']:.3f}",
-            row["detail"],
+            str(row["data"]),
+            f"{row['estimator']}: {row['detail']}{_diagnostics(row)}",
         )
+    table.caption = "\n".join(_remarks(document)) or None
     return table
 
 
+def _diagnostics(row: dict[str, Any]) -> str:
+    parts = []
+    if "effective_samples_median" in row:
+        median, least = row["effective_samples_median"], row["effective_samples_min"]
+        parts.append(f"effective size {median:.3g} (least {least:.3g})")
+    if "pareto_k_median" in row:
+        share = row["pareto_k_share_above_0.7"]
+        parts.append(f"Pareto k̂ {row['pareto_k_median']:.2f}, above 0.7 for {share:.0%} of data")
+    return "; ".join(["", *parts])
+
+
+def _remarks(document: dict[str, Any]) -> list[str]:
+    """What stands below the table: numbers that are wrong and why, and active units."""
+    remarks = [
+        f"Wrong: {row['quantity']} by the {row['estimator']}: {row['flag']}"
+        for row in document["rows"]
+        if "flag" in row
+    ]
+    units = document.get("active_units")
+    if units is not None:
+        remarks.append(f"Active units: {units['active_units']} of {len(units['variances'])}.")
+    return remarks
+
+
 def comparison_table(documents: list[dict[str, Any]]) -> Table:
-    """One row a run.
+    """One row a run, ranked as far as the brackets tell the runs apart.
 
     Args:
         documents: What ``evaluate_run`` gave for each, on the same data.
@@ -46,22 +77,32 @@ def comparison_table(documents: list[dict[str, Any]]) -> Table:
         f"{first['data']}, {first['settings']['split']} split, {first['rows'][0]['data']} data; "
         "nats per datum ± Monte Carlo s.e."
     )
-    columns = list(dict.fromkeys(_column(row) for doc in documents for row in doc["rows"]))
-    # The bound of log p(x), which all methods have, comes last.
-    columns.sort(key=lambda column: column[0] != "ELBO")
+    kept = [[row for row in doc["rows"] if row["quantity"] in RANKED] for doc in documents]
+    columns = list(dict.fromkeys(_column(row) for rows in kept for row in rows))
+    # The bounds of log p(x), which all methods have, come last.
+    columns.sort(key=lambda column: RANKED.index(column[0]))
     table.add_column("run")
     table.add_column("method", no_wrap=True)
-    table.add_column("step", justify="right")
-    for quantity, kind in columns:
-        table.add_column(f"{quantity}\n{_styled(kind)}", justify="right")
-    for document in documents:
-        cells = {
-            _column(row): f"{row['nats_per_datum']:.3f} ± {row['standard_error']:.3f}"
-            for row in document["rows"]
-        }
+    for quantity, kind, estimator in columns:
+        table.add_column(f"{quantity}\n{_styled(kind)}\n[dim]{estimator}[/]", justify="right")
+    for quantity in RANKED:
+        table.add_column(f"rank by\n{quantity}", justify="right")
+    by_elbo = ranks([elbo_bracket_of(document) for document in documents])
+    by_evidence = ranks([evidence_bracket_of(document) for document in documents])
+    for document, rows, *places in zip(documents, kept, by_elbo, by_evidence, strict=True):
+        cells = {_column(row): _cell(row) for row in rows}
         values = [cells.get(column, "–") for column in columns]
-        table.add_row(document["run"], document["method"], str(document["step"]), *values)
+        table.add_row(document["run"], document["method"], *values, *map(str, places))
+    table.caption = (
+        "Runs whose brackets overlap share a range of ranks. Above, log p(x) ends at the annealed "
+        "bound plus that bound's gap on data simulated from the model."
+    )
     return table
+
+
+def _cell(row: dict[str, Any]) -> str:
+    text = f"{row['nats_per_datum']:.3f} ± {row['standard_error']:.3f}"
+    return f"[red]{text} wrong[/]" if "flag" in row else text
 
 
 def methods_table() -> Table:
@@ -83,14 +124,20 @@ def methods_table() -> Table:
 
 
 def _table(title: str) -> Table:
-    return Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    return Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+    )
 
 
-def _column(row: dict[str, Any]) -> tuple[str, str]:
-    return row["quantity"], row["kind"]
+def _column(row: dict[str, Any]) -> tuple[str, str, str]:
+    return row["quantity"], row["kind"], row["estimator"]
 
 
 def _styled(kind: str) -> str:
-    if kind.startswith("critic"):
+    if "estimate" in kind:
         return f"[yellow]{kind}[/]"
     return f"[green]{kind}[/]"

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from avb._errors import ConfigError
+from avb.evaluation._config import EvaluationConfig
 from avb.runs._folder import EVALUATION, write_json
 from avb.runs._load import Run
 from avb.runs._prepare import Split
@@ -18,18 +19,14 @@ class EvaluationSettings:
     Attributes:
         split: The split of the data.
         num_data: The first so many data only; by default all.
-        draws: Posterior draws a datum for the ELBO.
-        components: Mixture components of the bracket of a semi-implicit posterior.
-        importance_samples: Samples a datum of the importance-weighted bound.
         seed: Seed of the draws.
+        precision: How precisely.
     """
 
     split: Split = "test"
     num_data: int | None = None
-    draws: int = 32
-    components: int = 1024
-    importance_samples: int = 1000
     seed: int = 0
+    precision: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
 
 
 def evaluate_run(
@@ -65,9 +62,7 @@ def evaluate_run(
         run.method,
         data,
         key=jax.random.key(settings.seed),
-        draws=settings.draws,
-        components=settings.components,
-        importance_samples=settings.importance_samples,
+        config=settings.precision,
         progress=progress,
     )
     document = {
