@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import tyro
 
 from avb._errors import RunError
-from avb.cli._console import print_json, results
+from avb.cli._console import errors, print_json, results
 from avb.cli._progress import EvaluationProgress
 from avb.cli._train import RunFolder
 from avb.runs._evaluate import EvaluationSettings, evaluate_run, read_evaluation
@@ -21,13 +21,16 @@ class Evaluate:
     For example:
     $ avb evaluate runs/digits-avb_adaptive-d8-s0
     $ avb evaluate runs/digits-avb_adaptive-d8-s0 --importance-samples 5000 --json
+    $ avb evaluate runs/digits-avb_adaptive-d8-s0 --pictures
 
     Attributes:
+        pictures: Also draw what stands behind the numbers, into the run folder.
         json: Print the numbers as JSON.
     """
 
     run_dir: RunFolder
     settings: EvaluationSettings = dataclasses.field(default_factory=EvaluationSettings)
+    pictures: bool = False
     json: bool = False
 
     def run(self) -> int:
@@ -35,6 +38,13 @@ class Evaluate:
         with EvaluationProgress() as progress:
             run = load_run(self.run_dir)
             document = evaluate_run(run, self.settings, progress=progress.update)
+            drawn = []
+            if self.pictures:
+                from avb.report import draw_evaluation
+
+                drawn = draw_evaluation(run, self.settings, progress=progress.update)
+        for name in drawn:
+            errors().print(f"wrote {run.path / name}", soft_wrap=True)
         if self.json:
             print_json(document)
             return 0
@@ -121,4 +131,8 @@ def _about(run: Any) -> dict[str, Any]:
 
 def _on_what(document: dict[str, Any]) -> dict[str, Any]:
     settings = document["settings"]
-    return {"the split": settings["split"], "the number of data": document["rows"][0]["data"]}
+    return {
+        "the split": settings["split"],
+        "the number of data": document["rows"][0]["data"],
+        "the number of annealed data": settings["precision"]["annealed_data"],
+    }

@@ -98,7 +98,7 @@ class EvaluationProgress:
         self.bar = Bar(
             TextColumn("{task.description}"),
             BarColumn(),
-            TextColumn("{task.completed:.0f}/{task.total:.0f} data"),
+            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
             TimeRemainingColumn(),
             console=console,
             disable=not console.is_terminal,

@@ -8,6 +8,7 @@ from ._calibration import (
     draw_two_samples as draw_two_samples,
 )
 from ._curves import draw_curves as draw_curves
+from ._evaluation import draw_evaluation as draw_evaluation
 from ._latent import draw_latent as draw_latent
 from ._pictures import draw_reconstructions as draw_reconstructions, draw_samples as draw_samples
 from ._posterior_grid import draw_posterior_grid as draw_posterior_grid
