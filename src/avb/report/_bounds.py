@@ -34,13 +34,11 @@ def _draw_bound(
     axes: Axes, budgets: np.ndarray, estimates: Sequence[Estimate], colour: str, marker: str
 ) -> np.ndarray:
     """Means with bars of two standard errors; the means."""
-    # Bars side by side, where one budget's would hide the other's.
-    aside = {LOWER: 1 / 1.03, UPPER: 1.03}[colour]
     means = np.array([estimate.mean for estimate in estimates])
     bars = ERRORS * np.array([estimate.standard_error for estimate in estimates])
     kind, estimator = estimates[-1].kind, estimates[-1].estimator
     axes.errorbar(
-        aside * budgets,
+        budgets,
         means,
         bars,
         color=colour,
@@ -64,9 +62,11 @@ def _draw_bounds(
     """Bounds over a logarithmic axis with a tick at each budget."""
     order = np.argsort(budgets, kind="stable")
     at = np.asarray(budgets)[order]
-    low = _draw_bound(axes, at, [lower[i] for i in order], LOWER, "^")
+    # The bars of both bounds stand side by side, lest one hide the other.
+    aside = 1.0 if upper is None else 1.03
+    low = _draw_bound(axes, at / aside, [lower[i] for i in order], LOWER, "^")
     if upper is not None:
-        high = _draw_bound(axes, at, [upper[i] for i in order], UPPER, "v")
+        high = _draw_bound(axes, at * aside, [upper[i] for i in order], UPPER, "v")
         axes.fill_between(at, low, high, color=MUTED, alpha=0.12, linewidth=0, zorder=1)
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(FixedLocator([int(value) for value in at]))
@@ -173,8 +173,9 @@ def draw_weights(path: Path, estimate: Estimate) -> None:
         _scatter(right, k, effective, bad)
         right.axvline(TRUSTED_K, **line)
         right.set(xlabel="Pareto k̂", ylabel="effective samples", yscale="log")
-        # At least a decade, which has round numbers to put ticks at.
-        right.set_ylim(min(0.8 * effective.min(), effective.max() / 15), 1.5 * effective.max())
+        # From one power of ten to the next at least, so that there are two ticks.
+        decade = 0.1 * 10.0 ** np.floor(np.log10(effective.max()))
+        right.set_ylim(0.8 * min(effective.min(), decade), 1.5 * effective.max())
         right.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
         right.yaxis.set_minor_formatter(NullFormatter())
         right.set_title(f"median effective sample size {np.median(effective):,.0f}")
