@@ -151,7 +151,7 @@ def judge_critic(
     *,
     key: Key,
     fresh: FreshCritics | None = None,
-    tolerance: float = 0.1,
+    tolerance: float = 0.05,
     draws: int = 64,
     components: int = 1024,
     batch_size: int = 64,
