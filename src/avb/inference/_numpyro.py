@@ -77,7 +77,7 @@ def _check_site(site: dict) -> None:
             f"site '{name}': expected a sample site, got numpyro.param; give it a prior "
             "(dist.ImproperUniform for a flat one)"
         )
-    if kind == "plate" and site["args"][0] != site["args"][1]:
+    if kind == "plate" and site["args"][1] not in (None, site["args"][0]):
         raise ConfigError(
             f"plate '{name}': expected all {site['args'][0]} rows, got a subsample of "
             f"{site['args'][1]}; minibatches are not supported yet: leave subsample_size out"
