@@ -16,6 +16,8 @@ from avb.inference._mixture import Frames
 from avb.inference._target import START_RADIUS, Target
 
 MAX_ROUNDS = 8
+# Every other start of the first round lies in a box that is wider by this.
+WIDE = 2.5
 MAX_PARTS = 32
 # Symmetrised divergence, in nats a dimension, under which two fits are the same.
 SAME = 0.3
@@ -137,14 +139,12 @@ def _weigh(target: Target, fits: list[GaussianFit], key: Key) -> tuple[list[Gaus
     return [fits[i] for i in kept], log_weights
 
 
-def _spread(fits: list[GaussianFit], key: Key, count: int) -> Float[Array, "n d"]:
+def _spread(fits: list[GaussianFit], uniform: np.ndarray) -> np.ndarray:
     """Starts in a box half as large again as the one that holds all fits."""
     sides = [3.0 * np.linalg.norm(fit.factor, axis=1) for fit in fits]
     low = np.min([fit.loc - side for fit, side in zip(fits, sides, strict=True)], axis=0)
     high = np.max([fit.loc + side for fit, side in zip(fits, sides, strict=True)], axis=0)
-    margin = 0.25 * (high - low)
-    uniform = jax.random.uniform(key, (count, len(low)))
-    return jnp.asarray(low - margin) + jnp.asarray(high - low + 2 * margin) * uniform
+    return 0.5 * (low + high) + 0.75 * (high - low) * uniform
 
 
 def find_modes(target: Target, key: Key, starts: int) -> Modes:
@@ -157,12 +157,14 @@ def find_modes(target: Target, key: Key, starts: int) -> Modes:
         ConfigError: No fit has a finite ELBO.
     """
     keys = jax.random.split(key, 2 * MAX_ROUNDS + 1)
-    radius = START_RADIUS * jnp.where(jnp.arange(starts) % 2 == 0, 1.0, 2.5)
-    unit = jax.random.uniform(keys[-1], (starts, target.dim), minval=-1.0, maxval=1.0)
-    points, found, log_weights = radius[:, None] * unit, [], jnp.zeros(1)
-    tried, failed, new = 0, 0, False
+    # On the host, where few numbers need no compiling.
+    random = np.random.default_rng(np.asarray(jax.random.bits(keys[-1], (4,))))
+    uniform = random.uniform(-1.0, 1.0, (MAX_ROUNDS, starts, target.dim))
+    radius = START_RADIUS * np.where(np.arange(starts) % 2 == 0, 1.0, WIDE)
+    points, found, log_weights = radius[:, None] * uniform[0], [], jnp.zeros(1)
+    tried, failed, new, dtype = 0, 0, False, jnp.result_type(float)
     for index in range(MAX_ROUNDS):
-        fits = fit_gaussians(target, points, keys[2 * index])
+        fits = fit_gaussians(target, jnp.asarray(points, dtype), keys[2 * index])
         finite = np.isfinite(np.asarray(fits.elbo)) & (np.asarray(fits.elbo) > -1e30)
         tried, failed = tried + starts, failed + int(np.sum(~finite))
         before = found
@@ -173,7 +175,7 @@ def find_modes(target: Target, key: Key, starts: int) -> Modes:
         new = len(before) == 0 or any(not any(_same(a, b) for b in before) for a in found)
         if index > 0 and (not new or len(found) == 1):
             break
-        points = _spread(found, jax.random.fold_in(keys[-1], index), starts)
+        points = _spread(found, uniform[(index + 1) % MAX_ROUNDS])
     if not found:
         raise ConfigError(
             f"starts: expected one from which a Gaussian fit succeeds, got none of {tried}; "
