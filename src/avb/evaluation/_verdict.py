@@ -168,8 +168,10 @@ def judge_critic(
       they find at least ``tolerance`` nats that it missed (its ELBO lies that far above
       an upper bound), or if q̂ integrates to more than 1 + ``tolerance`` (its ELBO may lie
       that far below the truth, which no density could): each by more than three standard
-      errors. Any T obeys ELBO ≤ its estimate + ∫ q̂ − 1, so a critic that passes the
-      second test is not too low.
+      errors. Any T obeys ELBO ≤ its estimate + ∫ q̂ − 1, so these two tests see both sides.
+      Both findings are lower bounds: a critic is never condemned for what the fresh ones
+      failed to learn, nor for the tail of exp T, which is capped. For the same reason one
+      that is wrong by hardly more than ``tolerance`` may pass.
 
     Args:
         method: All parts, with a critic.
@@ -217,7 +219,8 @@ def judge_critic(
             f"fresh critics of the verdict: expected those of the same {len(data)} data, "
             f"got those of {len(fresh.estimate.values)}"
         )
-    # exp of at most half the logarithm of the number of draws has an average to rely on.
+    # Weights up to the root of the number of draws have an average to rely on; the cap makes
+    # it smaller, never larger.
     cap = jnp.asarray(0.5 * np.log(4.0 * draws * len(data)))
     parts, on_device = (method, fresh.density, draws, offset, cap), jnp.asarray(data)
     missed, excess = over_batches(
