@@ -77,9 +77,9 @@ def annealed_bound(
     key: Key,
     temperatures: int = 500,
     chains: int = 4,
-    leapfrog_steps: int = 10,
+    leapfrog_steps: int = 2,
     start: StartName = "posterior",
-    schedule: ScheduleName = "sigmoid",
+    schedule: ScheduleName = "adaptive",
     batch_size: int = 64,
     progress: Progress | None = None,
 ) -> Estimate:
@@ -100,8 +100,8 @@ def annealed_bound(
         leapfrog_steps: Gradients of each Hamiltonian transition; one a temperature.
         start: ``"posterior"``, a Gaussian with the moments of posterior draws, widened, or
             ``"prior"``.
-        schedule: ``"sigmoid"``, or ``"adaptive"``: where the log weight varies equally
-            between neighbours, datum by datum.
+        schedule: ``"adaptive"``, where the log weight varies equally between neighbours,
+            datum by datum, or ``"sigmoid"``.
         batch_size: Data at a time.
         progress: Called with the data done and those in all.
 

@@ -76,9 +76,9 @@ def bidirectional_bounds(
     num_data: int = 100,
     temperatures: int = 500,
     chains: int = 4,
-    leapfrog_steps: int = 10,
+    leapfrog_steps: int = 2,
     start: StartName = "posterior",
-    schedule: ScheduleName = "sigmoid",
+    schedule: ScheduleName = "adaptive",
     batch_size: int = 64,
     progress: Progress | None = None,
 ) -> tuple[Estimate, Estimate]:
@@ -99,7 +99,7 @@ def bidirectional_bounds(
         chains: Chains a datum in each direction, at least 2.
         leapfrog_steps: Gradients of each Hamiltonian transition; one a temperature.
         start: ``"posterior"`` or ``"prior"``, as for the lower bound alone.
-        schedule: ``"sigmoid"`` or ``"adaptive"``.
+        schedule: ``"adaptive"`` or ``"sigmoid"``.
         batch_size: Data at a time.
         progress: Called with the data done and those in all.
 
