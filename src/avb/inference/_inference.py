@@ -11,12 +11,12 @@ import numpy as np
 
 from avb._errors import ConfigError
 from avb._types import Key
-from avb.inference._measure import bracket, importance
-from avb.inference._mixture import ImplicitMixture
+from avb.inference._measure import measure
+from avb.inference._mixture import start_mixture
 from avb.inference._modes import find_modes
 from avb.inference._numpyro import numpyro_target
 from avb.inference._posterior import Fit, Posterior, read
-from avb.inference._target import Target, check_starts, density_functions
+from avb.inference._target import Target, density_functions
 from avb.inference._train import Budget, train
 from avb.inference._verdict import judge
 
@@ -80,20 +80,18 @@ class Inference:
         """
         began = time.perf_counter()
         target = self.target(*args, **kwargs)
-        keys = jax.random.split(key, 6)
-        check_starts(target, keys[0])
-        modes = find_modes(target, keys[1], self.starts)
-        mixture = ImplicitMixture(modes.frames, modes.log_weights, key=keys[2])
-        trained = train(target, mixture, keys[3], Budget(max_steps=self.max_steps), progress)
-        bounds = bracket(trained.mixture, target, keys[4])
-        weights = importance(trained.mixture, target, keys[5])
+        keys = jax.random.split(key, 4)
+        modes = find_modes(target, keys[0], self.starts)
+        mixture = start_mixture(modes.frames, modes.log_weights, keys[1])
+        trained = train(target, mixture, keys[2], Budget(max_steps=self.max_steps), progress)
+        bounds, weights = measure(trained.mixture, target, keys[3])
         verdict = judge(
             bounds,
             weights,
             stalled=trained.stalled,
             steps=len(trained.history),
             lost=trained.lost,
-            modes_open=modes.last_round_new,
+            modes_open=modes.still_open,
         )
         shares = np.asarray(jnp.exp(trained.mixture.log_weights), np.float64)
         fit = Fit(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -65,33 +66,65 @@ class Importance:
     draws: int
 
 
+class Weighed(NamedTuple):
+    """Draws and their log ratios.
+
+    Attributes:
+        lower: log p − log 1/(K+1) Σ_{k=0..K} q(z|ε_k), one a posterior draw.
+        upper: log p − log 1/K Σ_{k=1..K} q(z|ε_k), likewise.
+        z: K draws of the finite mixture (1/K) Σ_k q(z|ε_k), one from each component.
+        log_weights: Their log p − log of that mixture, which is exact.
+    """
+
+    lower: Float[Array, " s"]
+    upper: Float[Array, " s"]
+    z: Float[Array, "k d"]
+    log_weights: Float[Array, " k"]
+
+
 @eqx.filter_jit
-def _bounds(
-    mixture: ImplicitMixture, target: Target, key: Key
-) -> tuple[Float[Array, " s"], Float[Array, " s"]]:
-    key_draw, key_fresh = jax.random.split(key)
-    z, own = jax.vmap(mixture.draw)(jax.random.split(key_draw, DRAWS))
-    fresh = jax.random.normal(key_fresh, (COMPONENTS, mixture.noise_dim))
-    without = log_mean(mixture, z, fresh, AT_ONCE)
+def weigh(mixture: ImplicitMixture, target: Target, key: Key) -> Weighed:
+    """Bracket and importance weights over the same fresh ε, in one compiled program.
 
-    def given_own(z, noise):
-        return mixture.log_given(mixture.frames.whiten(z), mixture.components(noise))
+    With its ε fixed the posterior is a finite mixture of Gaussians, whose density is exact; the
+    weights over it are proper importance weights.
+    """
+    key_draw, key_fresh, key_finite = jax.random.split(key, 3)
+    noise = jax.random.normal(key_fresh, (COMPONENTS, mixture.noise_dim))
 
-    total = jnp.logaddexp(without + math.log(COMPONENTS), jax.vmap(given_own)(z, own))
+    def draw(key):
+        # Each draw's own log q(z|ε) as well, to spare a second pass over the network.
+        z, own = mixture.draw(key)
+        return z, mixture.log_given(mixture.frames.whiten(z), mixture.components(own))
+
+    def one_of(noise, key):
+        key_part, key_z = jax.random.split(key)
+        part = jax.random.categorical(key_part, mixture.log_weights)
+        return mixture.emit(mixture.components(noise), part, key_z)
+
+    own_z, log_own = jax.vmap(draw)(jax.random.split(key_draw, DRAWS))
+    finite_z = jax.vmap(one_of)(noise, jax.random.split(key_finite, COMPONENTS))
+    z = jnp.concatenate([own_z, finite_z])
+    log_mixture = log_mean(mixture, z, noise, AT_ONCE)
     log_p = jax.vmap(target.log_density)(z)
-    return log_p - (total - math.log(COMPONENTS + 1.0)), log_p - without
+    without = log_mixture[:DRAWS]
+    total = jnp.logaddexp(without + math.log(COMPONENTS), log_own)
+    log_w = jnp.nan_to_num(log_p - log_mixture, nan=-jnp.inf, posinf=-jnp.inf)
+    lower = log_p[:DRAWS] - (total - math.log(COMPONENTS + 1.0))
+    return Weighed(lower, log_p[:DRAWS] - without, finite_z, log_w[DRAWS:])
 
 
-def bracket(mixture: ImplicitMixture, target: Target, key: Key) -> Bracket:
-    """Both bounds of the ELBO, as of any semi-implicit posterior.
+def measure(mixture: ImplicitMixture, target: Target, key: Key) -> tuple[Bracket, Importance]:
+    """Both bounds of the ELBO; log evidence and k̂ of the importance weights.
 
     References:
         Yin & Zhou (2018), https://arxiv.org/abs/1805.11183; Sobolev & Vetrov (2019),
         https://arxiv.org/abs/1909.03354.
     """
-    lower, upper = (np.asarray(v, np.float64) for v in _bounds(mixture, target, key))
+    weighed = weigh(mixture, target, key)
+    lower, upper = (np.asarray(v, np.float64) for v in (weighed.lower, weighed.upper))
     root = math.sqrt(DRAWS)
-    return Bracket(
+    bounds = Bracket(
         float(np.mean(lower)),
         float(np.mean(upper)),
         float(np.std(lower, ddof=1) / root),
@@ -99,40 +132,13 @@ def bracket(mixture: ImplicitMixture, target: Target, key: Key) -> Bracket:
         DRAWS,
         COMPONENTS,
     )
-
-
-@eqx.filter_jit
-def weighted_draws(
-    mixture: ImplicitMixture, target: Target, key: Key
-) -> tuple[Float[Array, "n d"], Float[Array, " n"]]:
-    """Draws of (1/K) Σ_k q(z|ε_k) at fixed ε, and their log weights log p − log of it.
-
-    With its ε fixed the mixture is a finite one of Gaussians: its density is exact, and so are
-    the weights. As many draws as components, one from each.
-    """
-    key_noise, key_draw = jax.random.split(key)
-    noise = jax.random.normal(key_noise, (COMPONENTS, mixture.noise_dim))
-
-    def one(noise, key):
-        key_part, key_z = jax.random.split(key)
-        part = jax.random.categorical(key_part, mixture.log_weights)
-        return mixture.emit(mixture.components(noise), part, key_z)
-
-    z = jax.vmap(one)(noise, jax.random.split(key_draw, COMPONENTS))
-    log_p = jax.vmap(target.log_density)(z)
-    log_w = log_p - log_mean(mixture, z, noise, AT_ONCE)
-    return z, jnp.nan_to_num(log_w, nan=-jnp.inf, posinf=-jnp.inf)
-
-
-def importance(mixture: ImplicitMixture, target: Target, key: Key) -> Importance:
-    """Log evidence and k̂ from ``weighted_draws``."""
-    _, log_w = weighted_draws(mixture, target, key)
-    rows = np.asarray(log_w, np.float64)[None, :]
+    rows = np.asarray(weighed.log_weights, np.float64)[None, :]
     mean = log_mean_weights(rows)
-    return Importance(
+    found = Importance(
         float(mean.values[0]),
         float(mean.errors[0]),
         float(mean.effective[0]),
         float(pareto_k(rows)[0]),
         rows.size,
     )
+    return bounds, found

@@ -13,7 +13,8 @@ from avb.densities._gaussian import LOG_2PI
 from avb.densities._scale import bounded_log_scale
 from avb.nets._mlp import with_zero_output
 
-MAX_BEND = 8.0
+# In a frame's units: a piece of a curved target is narrow beside the whole that it bends to.
+MAX_BEND = 30.0
 # Nats that z tells of ε at the start: enough to bend, and few enough that the mixture over
 # K components still is a tight bound.
 START_INFORMATION = 2.5
@@ -128,6 +129,12 @@ class ImplicitMixture(eqx.Module):
         noise = jax.random.normal(key_noise, (self.noise_dim,))
         part = jax.random.categorical(key_part, self.log_weights)
         return self.emit(self.components(noise), part, key_z), noise
+
+
+@eqx.filter_jit
+def start_mixture(frames: Frames, log_weights: Float[Array, " c"], key: Key) -> ImplicitMixture:
+    """An untrained mixture, its networks drawn in one compiled program."""
+    return ImplicitMixture(frames, log_weights, key=key)
 
 
 def log_mean(

@@ -13,9 +13,12 @@ from avb._errors import ConfigError
 from avb._types import Key
 from avb.inference._gaussian_fit import GaussianFit, fit_gaussians
 from avb.inference._mixture import Frames
-from avb.inference._target import START_RADIUS, Target
+from avb.inference._target import START_RADIUS, Target, check_starts
 
-MAX_ROUNDS = 8
+MAX_ROUNDS = 24
+# Starts without a new mode, for each mode found, after which the search ends. One of c equal modes
+# escapes 4 c starts with probability exp(−4).
+BARREN = 4
 # Every other start of the first round lies in a box that is wider by this.
 WIDE = 2.5
 MAX_PARTS = 32
@@ -37,14 +40,14 @@ class Modes:
         log_weights: Log of their weights, of shape ``(c,)``.
         starts: Fits tried.
         failed: Fits whose ELBO is not finite or that are far from any mass.
-        last_round_new: Whether the last round of starts still found a new mode.
+        still_open: Whether the search ended while it still found new modes.
     """
 
     frames: Frames
     log_weights: Float[Array, " c"]
     starts: int
     failed: int
-    last_round_new: bool
+    still_open: bool
 
 
 def _same(a: GaussianFit, b: GaussianFit) -> bool:
@@ -150,8 +153,8 @@ def _spread(fits: list[GaussianFit], uniform: np.ndarray) -> np.ndarray:
 def find_modes(target: Target, key: Key, starts: int) -> Modes:
     """Fit from rounds of starts until a round finds nothing new.
 
-    A target whose first round ends in one place gets one more, from a wide box; others get up
-    to ``MAX_ROUNDS``.
+    A target whose first round ends in one place gets one more, from a box around it; others
+    until there were many starts without a new mode, in ``MAX_ROUNDS`` rounds at most.
 
     Raises:
         ConfigError: No fit has a finite ELBO.
@@ -162,23 +165,26 @@ def find_modes(target: Target, key: Key, starts: int) -> Modes:
     uniform = random.uniform(-1.0, 1.0, (MAX_ROUNDS, starts, target.dim))
     radius = START_RADIUS * np.where(np.arange(starts) % 2 == 0, 1.0, WIDE)
     points, found, log_weights = radius[:, None] * uniform[0], [], jnp.zeros(1)
-    tried, failed, new, dtype = 0, 0, False, jnp.result_type(float)
+    tried, failed, barren, dtype = 0, 0, 0, jnp.result_type(float)
     for index in range(MAX_ROUNDS):
         fits = fit_gaussians(target, jnp.asarray(points, dtype), keys[2 * index])
         finite = np.isfinite(np.asarray(fits.elbo)) & (np.asarray(fits.elbo) > -1e30)
         tried, failed = tried + starts, failed + int(np.sum(~finite))
         before = found
-        found = _distinct(before + [_one(fits, i) for i in np.flatnonzero(finite)])
+        found = _distinct(before + [_one(fits, int(i)) for i in np.flatnonzero(finite)])
         if not found:
             continue
         found, log_weights = _weigh(target, found, keys[2 * index + 1])
         new = len(before) == 0 or any(not any(_same(a, b) for b in before) for a in found)
-        if index > 0 and (not new or len(found) == 1):
+        barren = 0 if new else barren + starts
+        if barren >= BARREN * len(found):
             break
         points = _spread(found, uniform[(index + 1) % MAX_ROUNDS])
     if not found:
+        check_starts(target, keys[-1])
         raise ConfigError(
             f"starts: expected one from which a Gaussian fit succeeds, got none of {tried}; "
             "check that the log density has a maximum and finite gradients"
         )
-    return Modes(_frames(found), log_weights, tried, failed, new)
+    searched = barren >= BARREN * len(found)
+    return Modes(_frames(found), log_weights, tried, failed, not searched)

@@ -99,7 +99,7 @@ def _check_site(site: dict) -> None:
 
 def _need_funsor(sites: tuple[str, ...]) -> None:
     try:
-        import funsor  # noqa: F401
+        import funsor  # noqa: F401  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise ConfigError(
             f"discrete latent sites {', '.join(map(repr, sites))}: NumPyro sums them out with "
@@ -171,7 +171,8 @@ def numpyro_functions(model: Model, layout: Layout, join: Callable[[PyTree], tup
         args, kwargs = join(arguments)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
-            return -potential_energy(prepared(), args, kwargs, unravel(z), enum=enum)
+            energy = potential_energy(prepared(), args, kwargs, unravel(z), enum=enum)
+            return -jnp.asarray(energy)
 
     def constrain(arguments: PyTree, z: Latent) -> Sites:
         args, kwargs = join(arguments)

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 
 from avb._errors import ConfigError, RunError
 from avb._types import Key
-from avb.inference._measure import Bracket, Importance, weighted_draws
+from avb.inference._measure import Bracket, Importance, weigh
 from avb.inference._mixture import Frames, ImplicitMixture
 from avb.inference._target import Sites, Target
 from avb.inference._verdict import MAX_PARETO_K, Verdict
@@ -136,10 +136,13 @@ class Posterior:
         from arviz_stats.base.array import array_stats
 
         key_draw, key_choice = jax.random.split(key)
-        z, log_w = weighted_draws(self.mixture, self._target, key_draw)
-        smoothed = np.asarray(array_stats.psislw(-np.asarray(log_w, np.float64))[0])
-        chosen = jax.random.categorical(key_choice, jnp.asarray(smoothed), shape=(CHUNK,))
-        return z[chosen]
+        weighed = weigh(self.mixture, self._target, key_draw)
+        # ArviZ takes log likelihoods, whose negatives are the log weights.
+        smoothed = array_stats.psislw(-np.asarray(weighed.log_weights, np.float64))[0]
+        chosen = jax.random.categorical(
+            key_choice, jnp.asarray(smoothed, weighed.z.dtype), shape=(CHUNK,)
+        )
+        return weighed.z[chosen]
 
     def sample(
         self, key: Key, sample_shape: tuple[int, ...] = (), *, resample: bool = False
@@ -232,7 +235,8 @@ class Posterior:
         }
         partial = Path(f"{os.fspath(path)}.partial")
         with partial.open("wb") as file:
-            np.savez(file, about=np.frombuffer(json.dumps(about).encode(), np.uint8), **arrays)
+            arrays["about"] = np.frombuffer(json.dumps(about).encode(), np.uint8)
+            np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
         os.replace(partial, path)
 
 
