@@ -102,8 +102,9 @@ def test_sandwich_is_the_same_from_the_same_key():
     assert told == [(5, 5)]
 
 
-def test_conjugate_rates():
-    """Counts with gamma rates, in the logs of the rates."""
+@pytest.fixture(scope="module")
+def conjugate() -> tuple[LatentVariableModel, np.ndarray]:
+    """Counts with gamma rates, in the logs of the rates, and their exact evidence."""
     shape, rate, counts = 1.5, 0.5, 3
     log_gamma = dist.TransformedDistribution(
         dist.Gamma(shape, rate), dist.transforms.ExpTransform().inv
@@ -115,23 +116,39 @@ def test_conjugate_rates():
     model = LatentVariableModel(
         log_gamma.expand((2,)).to_event(1), decoder, Poisson(), (2 * counts,)
     )
-    key = jax.random.key(5)
-    x = simulated_data(model, key=key, num_data=NUM_DATA).astype(np.float64)
+    x = simulated_data(model, key=jax.random.key(5), num_data=NUM_DATA).astype(np.float64)
     total = shape + x.reshape(NUM_DATA, 2, counts).sum(axis=2)
     gammaln = scipy.special.gammaln
     each = shape * np.log(rate) - gammaln(shape) + gammaln(total) - total * np.log(rate + counts)
-    truth = each.sum(axis=1) - gammaln(x + 1.0).sum(axis=1)
-    lower, upper = bidirectional_bounds(
+    return model, each.sum(axis=1) - gammaln(x + 1.0).sum(axis=1)
+
+
+def conjugate_bounds(model: LatentVariableModel, **settings) -> tuple[Estimate, Estimate]:
+    return bidirectional_bounds(
         model,
         untrained(6, 2),
-        key=key,
+        key=jax.random.key(5),
         num_data=NUM_DATA,
-        temperatures=100,
         chains=CHAINS,
-        start="prior",
+        **settings,
     )
+
+
+def test_conjugate_rates(conjugate):
+    model, truth = conjugate
+    lower, upper = conjugate_bounds(model, temperatures=100, start="prior")
     assert_bracketed(lower, truth, upper)
     assert upper.mean - lower.mean < 0.2
+
+
+def test_a_start_where_the_likelihood_overflows_loosens_the_bounds_and_no_more(conjugate):
+    # An untrained encoder puts log rates at ± 100, and the rates beyond the largest float.
+    model, truth = conjugate
+    lower, upper = conjugate_bounds(model, temperatures=60, start="posterior")
+    assert not np.isnan(lower.values).any()
+    assert not np.isnan(upper.values).any()
+    assert np.mean(lower.values - ERRORS * lower.errors <= truth) >= 0.95
+    assert np.mean(truth <= upper.values + ERRORS * upper.errors) >= 0.95
 
 
 def grid_evidence(model: LatentVariableModel, x: np.ndarray) -> np.ndarray:

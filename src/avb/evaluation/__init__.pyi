@@ -2,10 +2,10 @@ from ._active_units import ActiveUnits as ActiveUnits, active_units as active_un
 from ._annealed import annealed_bound as annealed_bound
 from ._bidirectional import bidirectional_bounds as bidirectional_bounds
 from ._bracket import elbo_bracket as elbo_bracket
+from ._config import EvaluationConfig as EvaluationConfig
 from ._critic import critic_elbo as critic_elbo
 from ._elbo import elbo as elbo
 from ._estimate import Estimate as Estimate
-from ._config import EvaluationConfig as EvaluationConfig
 from ._evaluate import Evaluation as Evaluation, evaluate as evaluate
 from ._fresh import FreshCritics as FreshCritics, fresh_critic_elbo as fresh_critic_elbo
 from ._gaps import InferenceGaps as InferenceGaps, inference_gaps as inference_gaps

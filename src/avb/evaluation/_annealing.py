@@ -33,6 +33,7 @@ FEWEST_PILOT = 20
 # Transitions of each reverse chain before it is weighted.
 APART = 10
 SIGMOID_SHARE = 0.2
+ZERO_WEIGHT = -1e30
 # Half the width of the sigmoid's argument.
 SIGMOID_REACH = 4.0
 
@@ -151,8 +152,8 @@ def transition(
     key_jitter, key = jax.random.split(key)
     step_size = step_size * jax.random.uniform(key_jitter, (), minval=JITTER, maxval=1.0)
     state, info = _kernel(key, state, log_density, step_size, jnp.ones_like(u), leapfrog)
-    # Where p(x, z) overflows to no number at all, it is as good as zero.
-    ratio = jnp.where(jnp.isnan(ratio), -jnp.inf, ratio)
+    # Where p(x, z) under- or overflows it is as good as zero; but −∞ times a rise of zero is not.
+    ratio = jnp.maximum(jnp.nan_to_num(ratio, nan=ZERO_WEIGHT), ZERO_WEIGHT)
     return Transition(state.position, ratio, info.acceptance_rate)
 
 
@@ -166,8 +167,7 @@ class Weight(NamedTuple):
         """The sum with one more term."""
         corrected = term - self.lost
         total = self.total + corrected
-        lost = (total - self.total) - corrected
-        return Weight(total, jnp.where(jnp.isfinite(total), lost, 0.0))
+        return Weight(total, (total - self.total) - corrected)
 
 
 def no_weight() -> Weight:

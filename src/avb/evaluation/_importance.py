@@ -29,7 +29,9 @@ def _log_weights(parts, x, keys):
         def chunk(_, keys):
             z = jax.vmap(density.sample)(keys)
             log_joint = jax.vmap(model.log_joint, in_axes=(None, 0))(x, z)
-            return None, log_joint - jax.vmap(density.log_prob)(z)
+            log_weights = log_joint - jax.vmap(density.log_prob)(z)
+            # Where p(x, z) overflows to no number at all, it is as good as zero.
+            return None, jnp.where(jnp.isnan(log_weights), -jnp.inf, log_weights)
 
         chunked = jax.random.split(key_samples, (chunks, at_once))
         return jax.lax.scan(chunk, None, chunked)[1].reshape(-1)[:samples]
