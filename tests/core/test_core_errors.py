@@ -335,7 +335,7 @@ EVALUATIONS = [
         "elbo of an implicit posterior",
         lambda m: avb.elbo(m, implicit(), ROWS, key=KEY),
         "ImplicitPosterior has no density, so its ELBO has no exact value: use elbo_bracket for "
-        "a semi-implicit posterior, critic_elbo for an implicit one",
+        "a semi-implicit posterior, fresh_critic_elbo or smoothed_bracket for an implicit one",
     ),
     Bad(
         "elbo with one draw",
@@ -346,7 +346,7 @@ EVALUATIONS = [
         "bracket of a Gaussian",
         lambda m: avb.elbo_bracket(m, gaussian(), ROWS, key=KEY),
         "the bracket needs a semi-implicit posterior, got GaussianPosterior: use elbo where "
-        "there is a density, critic_elbo for an implicit posterior",
+        "there is a density, fresh_critic_elbo for an implicit one",
     ),
     Bad(
         "bracket with one draw",

@@ -140,7 +140,7 @@ def elbo_bracket(
     if not isinstance(posterior, SemiImplicitPosterior):
         raise ConfigError(
             f"the bracket needs a semi-implicit posterior, got {type(posterior).__name__}: use "
-            "elbo where there is a density, critic_elbo for an implicit posterior"
+            "elbo where there is a density, fresh_critic_elbo for an implicit one"
         )
     check_draws(draws)
     if components != "auto" and components < 1:

@@ -58,7 +58,8 @@ def elbo(
     if not isinstance(posterior, AbstractTractablePosterior):
         raise ConfigError(
             f"{type(posterior).__name__} has no density, so its ELBO has no exact value: use "
-            "elbo_bracket for a semi-implicit posterior, critic_elbo for an implicit one"
+            "elbo_bracket for a semi-implicit posterior, fresh_critic_elbo or smoothed_bracket for "
+            "an implicit one"
         )
     check_draws(draws)
     data = check_data(data, model.data_shape)
