@@ -47,6 +47,11 @@ class Bracket:
         )
 
 
+MAX_PARETO_K = 0.7
+# With this share of effective draws all weights are about equal, and k̂ fits a tail of nothing.
+EQUAL_SHARE = 0.99
+
+
 @dataclasses.dataclass(frozen=True)
 class Importance:
     """What importance weights over the posterior's own tractable mixture tell.
@@ -55,7 +60,8 @@ class Importance:
         log_evidence: Log of the mean weight: log ∫ p, a lower bound in expectation, in nats.
         error: Its standard error, by the delta method.
         effective: Effective number of draws.
-        pareto_k: k̂ of the weights; above 0.7 the three numbers above cannot be trusted.
+        pareto_k: k̂ of the weights; above 0.7 the three numbers above cannot be trusted, unless
+            nearly all draws are effective.
         draws: Number of weights.
     """
 
@@ -64,6 +70,11 @@ class Importance:
     effective: float
     pareto_k: float
     draws: int
+
+    @property
+    def trusted(self) -> bool:
+        """Whether k̂ is at most 0.7, or the weights are equal but for a hundredth."""
+        return self.pareto_k <= MAX_PARETO_K or self.effective >= EQUAL_SHARE * self.draws
 
 
 class Weighed(NamedTuple):

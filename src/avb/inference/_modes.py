@@ -25,6 +25,9 @@ MAX_PARTS = 32
 # Symmetrised divergence, in nats a dimension, under which two fits are the same.
 SAME = 0.3
 MIN_WEIGHT = 2e-3
+# Divergence from the mixture of the other fits, in nats, up to which a fit is no new mode.
+COVERED = 6.0
+COVER_DRAWS = 64
 # Fits this far below the best ELBO cannot carry mass, whatever the others miss.
 MAX_DEFICIT = 12.0
 WEIGHT_DRAWS = 128
@@ -61,6 +64,20 @@ def _same(a: GaussianFit, b: GaussianFit) -> bool:
     )
     divergence = 0.25 * (np.sum(cross**2) + np.sum(back**2) - 2 * dim + shifts)
     return bool(divergence < SAME * dim)
+
+
+def _is_covered(fit: GaussianFit, others: list[GaussianFit]) -> bool:
+    """Whether the mixture of others reaches where a fit is: pieces of a ring do, modes do not."""
+    if not others:
+        return False
+    u = np.random.default_rng(0).standard_normal((COVER_DRAWS, len(fit.loc)))
+    z = fit.loc + u @ np.asarray(fit.factor).T
+    logs = [
+        -0.5 * np.sum(np.linalg.solve(other.factor, (z - other.loc).T) ** 2, axis=0) - other.log_det
+        for other in others
+    ]
+    mine = -0.5 * np.sum(u**2, axis=1) - fit.log_det
+    return bool(np.mean(mine - np.logaddexp.reduce(logs)) + np.log(len(others)) < COVERED)
 
 
 def _one(fits: GaussianFit, index: int) -> GaussianFit:
@@ -175,7 +192,7 @@ def find_modes(target: Target, key: Key, starts: int) -> Modes:
         if not found:
             continue
         found, log_weights = _weigh(target, found, keys[2 * index + 1])
-        new = len(before) == 0 or any(not any(_same(a, b) for b in before) for a in found)
+        new = any(not _is_covered(fit, before) for fit in found)
         barren = 0 if new else barren + starts
         if barren >= BARREN * len(found):
             break

@@ -17,10 +17,10 @@ from jaxtyping import Array, Float
 
 from avb._errors import ConfigError, RunError
 from avb._types import Key
-from avb.inference._measure import Bracket, Importance, weigh
+from avb.inference._measure import MAX_PARETO_K, Bracket, Importance, weigh
 from avb.inference._mixture import Frames, ImplicitMixture
 from avb.inference._target import Sites, Target
-from avb.inference._verdict import MAX_PARETO_K, Verdict
+from avb.inference._verdict import Verdict
 
 FORMAT = 1
 CHUNK = 1000
@@ -126,7 +126,7 @@ class Posterior:
         """Draws chosen by their smoothed importance weights."""
         if self._target is None:
             raise ConfigError("resample: expected a model, got none; give it to avb.inference.load")
-        if not self.importance.pareto_k <= MAX_PARETO_K:
+        if not self.importance.trusted:
             warnings.warn(
                 f"Pareto k of the importance weights is {self.importance.pareto_k:.2f}, above "
                 f"{MAX_PARETO_K}: resampled draws may be worse than plain ones",

@@ -2,12 +2,11 @@
 
 import dataclasses
 
-from avb.inference._measure import Bracket, Importance
+from avb.inference._measure import MAX_PARETO_K, Bracket, Importance
 
 MAX_LOST = 0.01
 MAX_WIDTH = 0.1
 MAX_DIVERGENCE = 0.1
-MAX_PARETO_K = 0.7
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +55,7 @@ def judge(
     width = bracket.upper - bracket.lower
     if not width <= MAX_WIDTH:
         reasons.append(f"the bracket of the ELBO is {width:.2f} nats wide")
-    if not importance.pareto_k <= MAX_PARETO_K:
+    if not importance.trusted:
         reasons.append(
             f"Pareto k of the importance weights is {importance.pareto_k:.2f}, above {MAX_PARETO_K}"
         )
