@@ -114,17 +114,35 @@ def test_diagnostics_stand_beside_the_number():
     assert "Active units: 1 of 2." in text
 
 
+def comparison_row(documents: list[dict], run: str) -> list[str]:
+    lines = text_of(comparison_table(documents)).splitlines()
+    return next(line for line in lines if line.strip().startswith(f"{run} ")).split()
+
+
 def test_comparison_leaves_out_what_a_method_does_not_have():
-    other = {**DOCUMENT, "run": "b", "rows": [{**ROW, "kind": "exact"}, BOUND]}
-    lines = text_of(comparison_table([DOCUMENT, other])).splitlines()
-    row = next(line for line in lines if line.strip().startswith("b "))
-    values = ["–", *["-12.346", "±", "0.012", "-11.000", "±", "0.012"]]
-    assert row.split() == ["b", "avb", *values, "1–2", "1–2"]
+    exact = {**ROW, "kind": "exact", "estimator": "Monte Carlo"}
+    other = {**DOCUMENT, "run": "b", "rows": [exact, BOUND]}
+    elbo, bound = ["-12.346", "±", "0.012"], ["-11.000", "±", "0.012"]
+    ranked = ["1–2", "1–2"]
+    assert comparison_row([DOCUMENT, other], "a") == ["a", "avb", "–", *elbo, *bound, *ranked]
+    assert comparison_row([DOCUMENT, other], "b") == ["b", "avb", *elbo, "–", *bound, *ranked]
+
+
+def test_comparison_shows_a_bracket_or_its_one_end():
+    lower = {**ROW, "kind": "lower bound", "estimator": "mixture of conditionals"}
+    upper = {**lower, "kind": "upper bound", "nats_per_datum": -12.0}
+    wrong = {**ROW, "flag": "too high"}
+    bracket = {**DOCUMENT, "run": "b", "rows": [lower, upper, BOUND]}
+    end = {**DOCUMENT, "run": "c", "rows": [upper, wrong, BOUND]}
+    row = comparison_row([bracket, end], "b")
+    assert row[2:7] == ["[-12.346,", "-12.000]", "±", "0.012", "–"]
+    row = comparison_row([bracket, end], "c")
+    assert row[2:10] == ["≤", "-12.000", "±", "0.012", "-12.346", "±", "0.012", "wrong"]
 
 
 def test_comparison_ranks_brackets_that_do_not_overlap():
-    other = {**DOCUMENT, "run": "b", "rows": [{**ROW, "kind": "exact"}, BOUND]}
-    better = {**other, "run": "c", "rows": [{**ROW, "kind": "exact", "nats_per_datum": -9.0}]}
-    lines = text_of(comparison_table([other, better])).splitlines()
-    ranks = [line.split()[-2] for line in lines if line.strip().startswith(("b ", "c "))]
-    assert ranks == ["2", "1"]
+    exact = {**ROW, "kind": "exact", "estimator": "Monte Carlo"}
+    worse = {**DOCUMENT, "run": "b", "rows": [exact, BOUND]}
+    better = {**worse, "run": "c", "rows": [{**exact, "nats_per_datum": -9.0}, BOUND]}
+    assert comparison_row([worse, better], "b")[-2] == "2"
+    assert comparison_row([worse, better], "c")[-2] == "1"

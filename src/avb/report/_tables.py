@@ -1,5 +1,6 @@
 """Tables for the terminal, from the same documents that are written as JSON."""
 
+from collections.abc import Callable
 from typing import Any
 
 from rich import box
@@ -7,9 +8,6 @@ from rich.table import Table
 
 from avb.runs._methods import METHODS
 from avb.runs._ranking import elbo_bracket_of, evidence_bracket_of, ranks
-
-# What runs are ranked by; the other rows say how good a posterior or an estimator is.
-RANKED = ("ELBO", "log p(x)")
 
 
 def evaluation_table(document: dict[str, Any]) -> Table:
@@ -67,7 +65,7 @@ def _remarks(document: dict[str, Any]) -> list[str]:
 
 
 def comparison_table(documents: list[dict[str, Any]]) -> Table:
-    """One row a run, ranked as far as the brackets tell the runs apart.
+    """One row a run, one column a question; ranked as far as the brackets tell runs apart.
 
     Args:
         documents: What ``evaluate_run`` gave for each, on the same data.
@@ -77,22 +75,18 @@ def comparison_table(documents: list[dict[str, Any]]) -> Table:
         f"{first['data']}, {first['settings']['split']} split, {first['rows'][0]['data']} data; "
         "nats per datum ± Monte Carlo s.e."
     )
-    kept = [[row for row in doc["rows"] if row["quantity"] in RANKED] for doc in documents]
-    columns = list(dict.fromkeys(_column(row) for rows in kept for row in rows))
-    # The bounds of log p(x), which all methods have, come last.
-    columns.sort(key=lambda column: RANKED.index(column[0]))
+    questions = [_elbo_cell, _critic_cell, *(_bound_cell(name) for name in _bounds(documents))]
+    headings = ["ELBO", "its critic's\n[yellow]estimate[/]"]
+    headings += [f"log p(x) ≥\n{name}" for name in _bounds(documents)]
     table.add_column("run")
     table.add_column("method", no_wrap=True)
-    for quantity, kind, estimator in columns:
-        table.add_column(f"{quantity}\n{_styled(kind)}\n[dim]{estimator}[/]", justify="right")
-    for quantity in RANKED:
-        table.add_column(f"rank by\n{quantity}", justify="right")
+    for heading in (*headings, "rank by\nELBO", "rank by\nlog p(x)"):
+        table.add_column(heading, justify="right")
     by_elbo = ranks([elbo_bracket_of(document) for document in documents])
     by_evidence = ranks([evidence_bracket_of(document) for document in documents])
-    for document, rows, *places in zip(documents, kept, by_elbo, by_evidence, strict=True):
-        cells = {_column(row): _cell(row) for row in rows}
-        values = [cells.get(column, "–") for column in columns]
-        table.add_row(document["run"], document["method"], *values, *map(str, places))
+    for document, *places in zip(documents, by_elbo, by_evidence, strict=True):
+        cells = [question(document) for question in questions]
+        table.add_row(document["run"], document["method"], *cells, *map(str, places))
     table.caption = (
         "Runs whose brackets overlap share a range of ranks. Above, log p(x) ends at the annealed "
         "bound plus that bound's gap on data simulated from the model."
@@ -100,9 +94,43 @@ def comparison_table(documents: list[dict[str, Any]]) -> Table:
     return table
 
 
-def _cell(row: dict[str, Any]) -> str:
-    text = f"{row['nats_per_datum']:.3f} ± {row['standard_error']:.3f}"
-    return f"[red]{text} wrong[/]" if "flag" in row else text
+def _bounds(documents: list[dict[str, Any]]) -> list[str]:
+    """Where the lower bounds of log p(x) come from, in order."""
+    rows = [row for document in documents for row in document["rows"]]
+    return list(dict.fromkeys(row["estimator"] for row in rows if row["quantity"] == "log p(x)"))
+
+
+def _bound_cell(estimator: str) -> Callable[[dict[str, Any]], str]:
+    def cell(document: dict[str, Any]) -> str:
+        for row in document["rows"]:
+            if row["quantity"] == "log p(x)" and row["estimator"] == estimator:
+                return _number(row)
+        return "–"
+
+    return cell
+
+
+def _elbo_cell(document: dict[str, Any]) -> str:
+    """The value, the bracket, or one end of it."""
+    rows = {row["kind"]: row for row in document["rows"] if row["quantity"] == "ELBO"}
+    lower, upper = rows.get("lower bound"), rows.get("upper bound")
+    if "exact" in rows:
+        return _number(rows["exact"])
+    if lower is not None and upper is not None:
+        ends = f"{lower['nats_per_datum']:.3f}, {upper['nats_per_datum']:.3f}"
+        return f"\\[{ends}] ± {max(lower['standard_error'], upper['standard_error']):.3f}"
+    return "–" if upper is None else f"≤ {_number(upper)}"
+
+
+def _critic_cell(document: dict[str, Any]) -> str:
+    for row in document["rows"]:
+        if row["estimator"] == "critic of training":
+            return f"[red]{_number(row)} wrong[/]" if "flag" in row else _number(row)
+    return "–"
+
+
+def _number(row: dict[str, Any]) -> str:
+    return f"{row['nats_per_datum']:.3f} ± {row['standard_error']:.3f}"
 
 
 def methods_table() -> Table:
@@ -131,10 +159,6 @@ def _table(title: str) -> Table:
         caption_justify="left",
         box=box.SIMPLE_HEAD,
     )
-
-
-def _column(row: dict[str, Any]) -> tuple[str, str, str]:
-    return row["quantity"], row["kind"], row["estimator"]
 
 
 def _styled(kind: str) -> str:
