@@ -10,7 +10,8 @@ means and by standard deviations in units of the reference's. Where a reference 
 a kurtosis above 100, its median and interquartile range take the moments' place.
 
 The defaults were chosen on eight schools, the Michaelis-Menten model and the Gaussian process,
-those of the Gaussian fits also on earn_height, blr and kilpisjarvi; early results of other sets were seen, not tuned to.
+those of the Gaussian fits also on earn_height, blr and kilpisjarvi; early results of other
+sets were seen, but nothing was tuned to them.
 """
 
 import dataclasses
