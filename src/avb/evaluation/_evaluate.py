@@ -186,7 +186,10 @@ def _evidence_rows(job: _Job) -> list[Estimate]:
         )
     ]
     if config.annealed_data > 0:
-        annealing = {"temperatures": config.temperatures, "chains": config.chains}
+        annealing: dict[str, Any] = {
+            "temperatures": config.temperatures,
+            "chains": config.chains,
+        }
         first = job.data[: config.annealed_data]
         settings = annealing | job.settings("annealing")
         rows.append(annealed_bound(model, posterior, first, **settings))
