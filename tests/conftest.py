@@ -8,8 +8,7 @@ import jax
 import pytest
 
 from avb._types import Key
-
-SEED = int(os.environ.get("AVB_TEST_SEED", "0"))
+from seed import SEED
 
 # An array that meets another of lower rank by accident is an error, not a broadcast. Set for
 # the whole run, since it is part of what a compiled function is cached under.
@@ -18,5 +17,5 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 @pytest.fixture
 def key() -> Key:
-    """The root of a test's randomness; AVB_TEST_SEED runs the tests on other draws."""
+    """The root of a test's randomness."""
     return jax.random.key(SEED)

@@ -16,8 +16,8 @@ from avb.diagnostics import (
     uniformity_test,
 )
 from avb.posteriors import GaussianPosterior
-from conftest import SEED
 from core.test_core_helpers import DATA_DIM, GAUSSIANS, LATENT_DIM, exact_posterior
+from seed import SEED
 
 DIM = 3
 SIMULATIONS = 400

@@ -20,7 +20,7 @@ from avb.diagnostics import (
 )
 from avb.diagnostics._draws import FARTHEST, pooled_and_scaled, scale_of
 from avb.diagnostics._kernel import _gaussian, _minus_distance, unbiased_statistics
-from conftest import SEED
+from seed import SEED
 
 REPETITIONS = 200
 

@@ -167,7 +167,8 @@ class Weight(NamedTuple):
         """The sum with one more term."""
         corrected = term - self.lost
         total = self.total + corrected
-        return Weight(total, (total - self.total) - corrected)
+        lost = (total - self.total) - corrected
+        return Weight(total, jnp.where(jnp.isfinite(total), lost, 0.0))
 
 
 def no_weight() -> Weight:
