@@ -1,6 +1,6 @@
 """Bounds of log p(x) and of the ELBO where the truth is known.
 
-    python -m experiments.known_evidence     # about fifteen minutes on one core
+    python -m experiments.known_evidence     # about half an hour on one core
 
 Every repetition is a datum simulated from the model. Bracketed are log p(x), from below by
 importance weighting and by annealing and from above by reverse annealing, and the ELBO of a
