@@ -41,7 +41,10 @@ class Method(eqx.Module):
         critic: T(x, z), if any.
         objective: What the critic minimises.
         importance_samples: Draws in the importance-weighted bound; 1 gives the ELBO.
-        contrast_draws: Draws of r a datum for the critic.
+        contrast_draws: Draws of r a posterior draw for the critic.
+        posterior_draws: Draws of q a datum in each step. They share the datum's features and
+            the components of a self contrast: with few data, or few in a batch, more draws
+            cost less than repeated data and make the gradient as much less noisy.
 
     Raises:
         ConfigError: Parts that do not fit each other; the message names the mend.
@@ -54,13 +57,14 @@ class Method(eqx.Module):
     objective: AbstractObjective | None = None
     importance_samples: int = eqx.field(static=True, default=1)
     contrast_draws: int = eqx.field(static=True, default=1)
+    posterior_draws: int = eqx.field(static=True, default=1)
 
     def __check_init__(self):
         expect_equal(
             "latent dimensions of the posterior", self.model.latent_dim, self.posterior.latent_dim
         )
         feature_size(self.posterior.encoder, self.model.data_shape)
-        for name in ("importance_samples", "contrast_draws"):
+        for name in ("importance_samples", "contrast_draws", "posterior_draws"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}: expected at least 1, got {getattr(self, name)}")
         if self.critic is None:

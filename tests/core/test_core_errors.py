@@ -93,6 +93,11 @@ METHODS = [
         "contrast_draws: expected at least 1, got -1",
     ),
     Bad(
+        "posterior draws",
+        lambda m: Method(m, gaussian(), posterior_draws=0),
+        "posterior_draws: expected at least 1, got 0",
+    ),
+    Bad(
         "objective alone",
         lambda m: Method(m, gaussian(), objective=Logistic()),
         "an objective without a critic: give both or neither",

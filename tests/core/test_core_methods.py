@@ -1,5 +1,6 @@
 """Properties that hold for every posterior, contrast, critic and objective that fit together."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -308,6 +309,21 @@ def test_adversary_alone_moves_contrast_and_critic_alone(preset, key):
     moved = [name for name, leaf in leaves(contrast_and_critic(gradient)).items() if np.any(leaf)]
     assert any("[1].output" in name for name in moved)
     assert any("[0].head" in name for name in moved) == method.contrast.is_learned
+
+
+@pytest.mark.parametrize("preset", ["gaussian_vae", "iwae", "sivi", "avb_adaptive"])
+def test_draws_a_datum_are_as_good_as_repeated_data(preset, key):
+    method = avb.PRESETS[preset](ARCHITECTURE, key=key)
+    several = dataclasses.replace(method, posterior_draws=3)
+    x = CASES[f"preset {preset}"].batch(key)
+    compiled = eqx.filter_jit(eqx.filter_value_and_grad(total_loss, has_aux=True))
+    (loss, _), gradient = compiled(several, x, key, jnp.ones(()))
+    (expected, _), rows = compiled(method, jnp.repeat(x, 3, axis=0), key, jnp.ones(()))
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    by_name = leaves(rows)
+    for name, leaf in leaves(gradient).items():
+        scale = np.abs(by_name[name]).max(initial=0.0)
+        np.testing.assert_allclose(leaf, by_name[name], atol=1e-4 * scale, err_msg=name)
 
 
 def test_weight_of_the_divergence(key):

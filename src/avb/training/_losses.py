@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, PyTree
 from avb._method import Method
 from avb._types import Key, Scalar
 from avb.contrasts import AbstractContrast, SelfContrast
-from avb.contrasts._self import mixture
+from avb.densities import GaussianMixture
 from avb.posteriors import AbstractTractablePosterior, SemiImplicitPosterior
 
 Data = Float[Array, "n ..."]
@@ -61,14 +61,23 @@ def total_loss(method: Method, x: Data, key: Key, beta: Scalar) -> tuple[Scalar,
     Returns:
         The loss and the terms, in nats per datum.
     """
-    features = jax.vmap(method.posterior.encoder)(x)
+    if isinstance(method.contrast, SelfContrast):
+        return _semi_implicit(method, x, jax.vmap(method.posterior.encoder)(x), key, beta)
+    x, features = encoded(method, x)
     if method.importance_samples > 1:
         return _importance_weighted(method, x, features, key, beta)
-    if isinstance(method.contrast, SelfContrast):
-        return _semi_implicit(method, x, features, key, beta)
     if method.critic is None:
         return _exact(method, x, features, key, beta)
     return _adversarial(method, x, features, key, beta)
+
+
+def encoded(method: Method, x: Data) -> tuple[Data, Float[Array, "r f"]]:
+    """Data and their features, a row for each of a datum's posterior draws."""
+    features = jax.vmap(method.posterior.encoder)(x)
+    if method.posterior_draws == 1:
+        return x, features
+    x, features = (jnp.repeat(rows, method.posterior_draws, axis=0) for rows in (x, features))
+    return x, features
 
 
 def _elbo(
@@ -80,7 +89,7 @@ def _elbo(
     beta: Scalar,
     critic_loss: Scalar,
 ) -> tuple[Scalar, Terms]:
-    """The model's loss and all terms, from one posterior draw a datum."""
+    """The model's loss and all terms, from one posterior draw a row."""
     log_likelihood = jnp.mean(jax.vmap(method.model.log_likelihood)(x, z))
     log_prior = jnp.mean(jax.vmap(method.model.log_prior)(z))
     mean_contrast, mean_critic = jnp.mean(log_contrast), jnp.mean(critic)
@@ -145,21 +154,27 @@ def _semi_implicit(method, x, features, key, beta) -> tuple[Scalar, Terms]:
     posterior = method.posterior
     assert isinstance(posterior, SemiImplicitPosterior)
     assert isinstance(method.contrast, SelfContrast)
+    draws = (x.shape[0], method.posterior_draws)
     key_own, key_shared, key_z = jax.random.split(key, 3)
-    own = jax.random.normal(key_own, (x.shape[0], posterior.noise_dim))
+    own = jax.random.normal(key_own, (*draws, posterior.noise_dim))
     shape = (method.contrast.num_components, posterior.noise_dim)
     shared = jax.random.normal(key_shared, shape)
-    conditionals = jax.vmap(posterior.conditional)(features, own)
-    z = jax.vmap(lambda density, key: density.sample(key))(
-        conditionals, jax.random.split(key_z, x.shape[0])
-    )
+    conditionals = jax.vmap(posterior.components)(features, own)
+    sample = jax.vmap(jax.vmap(lambda density, key: density.sample(key)))
+    z = sample(conditionals, jax.random.split(key_z, draws))
     frozen = stop(posterior)
 
     def log_mixture(features, own, z):
-        noise = jnp.concatenate([own[None, :], shared])
-        return mixture(frozen, features, noise).log_prob(z)
+        fresh = GaussianMixture(frozen.components(features, shared))
 
-    log_r = jax.vmap(log_mixture)(lax.stop_gradient(features), own, z)
+        def of_draw(own, z):
+            logs = jnp.append(fresh.component_log_probs(z), own.log_prob(z))
+            return jax.nn.logsumexp(logs) - jnp.log(float(logs.size))
+
+        return jax.vmap(of_draw)(own, z)
+
+    log_r = jax.vmap(log_mixture)(lax.stop_gradient(features), stop(conditionals), z).ravel()
+    x, z = jnp.repeat(x, draws[1], axis=0), z.reshape(-1, posterior.latent_dim)
     return _elbo(method, x, z, log_r, jnp.zeros_like(log_r), beta, jnp.zeros(()))
 
 
