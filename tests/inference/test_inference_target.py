@@ -133,8 +133,8 @@ MESSAGES = [
     ),
     (
         subsampled,
-        "plate 'rows': expected all 10 rows, got a subsample of 5; minibatches are not supported "
-        "yet: leave subsample_size out",
+        "site 'x': expected no latent site inside the subsampled plate 'rows', got one for each "
+        "row; sum or integrate it out, or leave subsample_size out",
     ),
     (
         parameter,

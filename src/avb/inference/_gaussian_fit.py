@@ -115,6 +115,11 @@ def fit_one(target: Target, start: Latent, key: Key) -> GaussianFit:
     """One fit, from one start."""
     dim, scale = target.dim, jnp.asarray(START_SCALE, start.dtype)
     fit = GaussianFit(start, scale * jnp.eye(dim), dim * jnp.log(scale), jnp.zeros_like(scale))
+    return _settle(target, fit, jnp.zeros((), jnp.int32), key)
+
+
+def _settle(target: Target, fit: GaussianFit, near: Array, key: Key) -> GaussianFit:
+    """Steps until the fit is near its optimum, if it is not yet; then ever smaller ones."""
     key_steps, key_elbo = jax.random.split(key)
     # Once near, ever smaller steps, to average over the draws.
     rates = FAR_RATE * (FINAL_RATE / FAR_RATE) ** jnp.linspace(0.0, 1.0, NEAR_STEPS)
@@ -125,8 +130,16 @@ def fit_one(target: Target, start: Latent, key: Key) -> GaussianFit:
         is_near = (near > 0) | (distance < NEAR) | (step >= FAR_STEPS)
         return fit, step + 1, near + is_near
 
-    fit, _, _ = lax.while_loop(lambda carry: carry[2] < NEAR_STEPS, body, (fit, 0, 0))
+    fit, _, _ = lax.while_loop(lambda carry: carry[2] < NEAR_STEPS, body, (fit, 0, near))
     return eqx.tree_at(lambda f: f.elbo, fit, _elbo(target, fit, key_elbo))
+
+
+@eqx.filter_jit
+def refit_gaussians(target: Target, fits: GaussianFit, key: Key) -> GaussianFit:
+    """Each of several fits again, from where it is: a few steps for a target that has changed."""
+    keys = jax.random.split(key, fits.loc.shape[0])
+    one = jnp.ones((), jnp.int32)
+    return lax.map(lambda pair: _settle(target, pair[0], one, pair[1]), (fits, keys))
 
 
 @eqx.filter_jit

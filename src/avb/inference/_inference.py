@@ -12,10 +12,12 @@ import numpy as np
 from avb._errors import ConfigError
 from avb._types import Key
 from avb.inference._measure import measure
+from avb.inference._minibatch import run_minibatches
 from avb.inference._mixture import start_mixture
 from avb.inference._modes import find_modes
 from avb.inference._numpyro import numpyro_target
 from avb.inference._posterior import Fit, Posterior, read
+from avb.inference._source import Source, find_source
 from avb.inference._target import Target, density_functions
 from avb.inference._train import Budget, train
 from avb.inference._verdict import judge
@@ -54,10 +56,17 @@ class Inference:
     def target(self, *args: Any, **kwargs: Any) -> Target:
         """The log density that :meth:`run` with the same arguments approximates."""
         if self.dim is None:
+            source = self._source(args, kwargs)
+            if source is not None:
+                return source.target()
             return numpyro_target(self.model, args, kwargs, self._cache)
         if "density" not in self._cache:
             self._cache["density"] = density_functions(self.model)
         return Target((args, kwargs), self._cache["density"], self.dim)
+
+    def _source(self, args: tuple, kwargs: dict) -> Source | None:
+        """The rows of a model with a subsampled plate."""
+        return None if self.dim else find_source(self.model, args, kwargs, self._cache)
 
     def run(
         self,
@@ -70,7 +79,8 @@ class Inference:
 
         Args:
             key: PRNG key; the same key gives the same posterior bit for bit.
-            *args: The model's arguments.
+            *args: The model's arguments. Of a model with a subsampled plate, ``np.memmap`` arrays
+                are read row by row, minibatch by minibatch.
             progress: Called with the stretches of training done and those at most.
             **kwargs: The model's keyword arguments.
 
@@ -79,6 +89,11 @@ class Inference:
                 log density; the message names the site and the way out.
         """
         began = time.perf_counter()
+        source = self._source(args, kwargs)
+        if source is not None:
+            return run_minibatches(
+                source, key, starts=self.starts, max_steps=self.max_steps, progress=progress
+            )
         target = self.target(*args, **kwargs)
         keys = jax.random.split(key, 4)
         modes = find_modes(target, keys[0], self.starts)

@@ -93,9 +93,23 @@ class Weighed(NamedTuple):
     log_weights: Float[Array, " k"]
 
 
+class Proposed(NamedTuple):
+    """Draws whose log p is still to be had: ``DRAWS`` of q, then one from each component.
+
+    Attributes:
+        z: All draws, shape ``(s + k, d)``.
+        log_mixture: Log (1/K) Σ_k q(z|ε_k) of each.
+        log_own: Log q(z|ε₀) of the draws of q, shape ``(s,)``.
+    """
+
+    z: Float[Array, "n d"]
+    log_mixture: Float[Array, " n"]
+    log_own: Float[Array, " s"]
+
+
 @eqx.filter_jit
-def weigh(mixture: ImplicitMixture, target: Target, key: Key) -> Weighed:
-    """Bracket and importance weights over the same fresh ε, in one compiled program.
+def propose(mixture: ImplicitMixture, key: Key) -> Proposed:
+    """Draws for the bracket and for importance weights over the same fresh ε.
 
     With its ε fixed the posterior is a finite mixture of Gaussians, whose density is exact; the
     weights over it are proper importance weights.
@@ -116,13 +130,25 @@ def weigh(mixture: ImplicitMixture, target: Target, key: Key) -> Weighed:
     own_z, log_own = jax.vmap(draw)(jax.random.split(key_draw, DRAWS))
     finite_z = jax.vmap(one_of)(noise, jax.random.split(key_finite, COMPONENTS))
     z = jnp.concatenate([own_z, finite_z])
-    log_mixture = log_mean(mixture, z, noise, AT_ONCE)
-    log_p = jax.vmap(target.log_density)(z)
-    without = log_mixture[:DRAWS]
-    total = jnp.logaddexp(without + math.log(COMPONENTS), log_own)
-    log_w = jnp.nan_to_num(log_p - log_mixture, nan=-jnp.inf, posinf=-jnp.inf)
-    lower = log_p[:DRAWS] - (total - math.log(COMPONENTS + 1.0))
-    return Weighed(lower, log_p[:DRAWS] - without, finite_z, log_w[DRAWS:])
+    return Proposed(z, log_mean(mixture, z, noise, AT_ONCE), log_own)
+
+
+def weighed(proposed: Proposed, log_p: Float[Array, " n"]) -> Weighed:
+    """Bracket and importance weights of draws whose log p is known."""
+    draws = proposed.log_own.shape[0]
+    components = proposed.z.shape[0] - draws
+    without = proposed.log_mixture[:draws]
+    total = jnp.logaddexp(without + math.log(components), proposed.log_own)
+    log_w = jnp.nan_to_num(log_p - proposed.log_mixture, nan=-jnp.inf, posinf=-jnp.inf)
+    lower = log_p[:draws] - (total - math.log(components + 1.0))
+    return Weighed(lower, log_p[:draws] - without, proposed.z[draws:], log_w[draws:])
+
+
+@eqx.filter_jit
+def weigh(mixture: ImplicitMixture, target: Target, key: Key) -> Weighed:
+    """Bracket and importance weights, in one compiled program."""
+    proposed = propose(mixture, key)
+    return weighed(proposed, jax.vmap(target.log_density)(proposed.z))
 
 
 def measure(mixture: ImplicitMixture, target: Target, key: Key) -> tuple[Bracket, Importance]:
@@ -132,18 +158,22 @@ def measure(mixture: ImplicitMixture, target: Target, key: Key) -> tuple[Bracket
         Yin & Zhou (2018), https://arxiv.org/abs/1805.11183; Sobolev & Vetrov (2019),
         https://arxiv.org/abs/1909.03354.
     """
-    weighed = weigh(mixture, target, key)
+    return summarise(weigh(mixture, target, key))
+
+
+def summarise(weighed: Weighed) -> tuple[Bracket, Importance]:
+    """Means, standard errors and k̂, on the host in float64."""
     lower, upper = (np.asarray(v, np.float64) for v in (weighed.lower, weighed.upper))
-    root = math.sqrt(DRAWS)
+    root = math.sqrt(len(lower))
+    rows = np.asarray(weighed.log_weights, np.float64)[None, :]
     bounds = Bracket(
         float(np.mean(lower)),
         float(np.mean(upper)),
         float(np.std(lower, ddof=1) / root),
         float(np.std(upper, ddof=1) / root),
-        DRAWS,
-        COMPONENTS,
+        len(lower),
+        rows.size,
     )
-    rows = np.asarray(weighed.log_weights, np.float64)[None, :]
     mean = log_mean_weights(rows)
     found = Importance(
         float(mean.values[0]),

@@ -167,6 +167,13 @@ def _spread(fits: list[GaussianFit], uniform: np.ndarray) -> np.ndarray:
     return 0.5 * (low + high) + 0.75 * (high - low) * uniform
 
 
+def weigh_fits(target: Target, fits: GaussianFit, key: Key) -> tuple[Frames, Array]:
+    """Frames and log weights of stacked fits: equal ones merged, those without mass left out."""
+    found = _distinct([_one(fits, i) for i in range(fits.loc.shape[0])])
+    kept, log_weights = _weigh(target, found, key)
+    return _frames(kept), log_weights
+
+
 def find_modes(target: Target, key: Key, starts: int) -> Modes:
     """Fit from rounds of starts until a round finds nothing new.
 

@@ -24,6 +24,7 @@ from numpyro.infer.util import (
 
 from avb._errors import ConfigError
 from avb._types import Latent, Scalar
+from avb.inference._rows import Minibatch
 from avb.inference._target import Functions, Sites, Target
 
 Model = Callable[..., Any]
@@ -38,7 +39,7 @@ CONCRETE_NEEDED = (
 
 
 @dataclasses.dataclass(frozen=True)
-class _Fixed:
+class Fixed:
     """An argument that is no array, compared by value where it can be."""
 
     value: Any
@@ -58,11 +59,13 @@ class Layout:
         unconstrained: Shape and type of each continuous latent site, unconstrained.
         discrete: Names of the latent sites to sum out.
         plates: How many plates are nested, at most.
+        by_row: Names of the deterministic sites that have a value for each row of a minibatch.
     """
 
     unconstrained: dict[str, jax.ShapeDtypeStruct]
     discrete: tuple[str, ...]
     plates: int
+    by_row: tuple[str, ...] = ()
 
     @property
     def dim(self) -> int:
@@ -70,20 +73,26 @@ class Layout:
         return sum(math.prod(leaf.shape) for leaf in self.unconstrained.values())
 
 
-def _check_site(site: dict) -> None:
+def _plates(site: dict) -> set[str]:
+    return {frame.name for frame in site.get("cond_indep_stack", [])}
+
+
+def _check_site(site: dict, subsampled: set[str]) -> None:
     name, kind = site["name"], site["type"]
     if kind == "param":
         raise ConfigError(
             f"site '{name}': expected a sample site, got numpyro.param; give it a prior "
             "(dist.ImproperUniform for a flat one)"
         )
-    if kind == "plate" and site["args"][1] not in (None, site["args"][0]):
-        raise ConfigError(
-            f"plate '{name}': expected all {site['args'][0]} rows, got a subsample of "
-            f"{site['args'][1]}; minibatches are not supported yet: leave subsample_size out"
-        )
     if kind != "sample" or site["is_observed"]:
         return
+    local = _plates(site) & subsampled
+    if local:
+        raise ConfigError(
+            f"site '{name}': expected no latent site inside the subsampled plate "
+            f"'{local.pop()}', got one for each row; sum or integrate it out, or leave "
+            "subsample_size out"
+        )
     if isinstance(site["fn"], dist.Delta):
         raise ConfigError(
             f"site '{name}': expected a distribution with a density, got Delta; use "
@@ -111,6 +120,8 @@ def _need_funsor(sites: tuple[str, ...]) -> None:
 def look(model: Model, args: tuple, kwargs: dict) -> Layout:
     """The sites of a model, without running it.
 
+    Subsampled plates are those that a :class:`~avb.inference._rows.Minibatch` gives their rows.
+
     Raises:
         ConfigError: A site that cannot be inferred; the message says what to do instead.
     """
@@ -119,9 +130,12 @@ def look(model: Model, args: tuple, kwargs: dict) -> Layout:
     def unconstrained(key, args, kwargs):
         start = handlers.substitute(handlers.seed(model, key), substitute_fn=init_to_uniform())
         sites = handlers.trace(start).get_trace(*args, **kwargs)
-        latent, discrete, dims = {}, [], [0]
+        latent, discrete, by_row, dims = {}, [], [], [0]
+        subsampled = set(model.seen) if isinstance(model, Minibatch) else set()
         for name, site in sites.items():
-            _check_site(site)
+            _check_site(site, subsampled)
+            if site["type"] == "deterministic" and _plates(site) & subsampled:
+                by_row.append(name)
             dims += [-frame.dim for frame in site.get("cond_indep_stack", []) if frame.dim]
             if site["type"] != "sample" or site["is_observed"]:
                 continue
@@ -133,7 +147,7 @@ def look(model: Model, args: tuple, kwargs: dict) -> Layout:
                     latent[name] = biject_to(site["fn"].support).inv(site["value"])
             except (ValueError, NotImplementedError) as error:
                 raise ConfigError(f"site '{name}': {error}") from error
-        found.update(discrete=tuple(discrete), plates=max(dims))
+        found.update(discrete=tuple(discrete), plates=max(dims), by_row=tuple(by_row))
         return latent
 
     shapes = jax.eval_shape(lambda key: unconstrained(key, args, kwargs), jax.random.key(0))
@@ -176,7 +190,8 @@ def numpyro_functions(model: Model, layout: Layout, join: Callable[[PyTree], tup
 
     def constrain(arguments: PyTree, z: Latent) -> Sites:
         args, kwargs = join(arguments)
-        return constrain_fn(seeded(), args, kwargs, unravel(z), return_deterministic=True)
+        sites = constrain_fn(seeded(), args, kwargs, unravel(z), return_deterministic=True)
+        return {name: value for name, value in sites.items() if name not in layout.by_row}
 
     def log_terms(arguments: PyTree, z: Latent) -> Sites:
         args, kwargs = join(arguments)
@@ -204,7 +219,7 @@ def numpyro_target(model: Model, args: tuple, kwargs: dict, cache: dict) -> Targ
     """
     leaves, structure = jax.tree.flatten((args, kwargs))
     arrays = [jnp.asarray(leaf) for leaf in leaves if isinstance(leaf, ARRAYS)]
-    fixed = tuple(None if isinstance(leaf, ARRAYS) else _Fixed(leaf) for leaf in leaves)
+    fixed = tuple(None if isinstance(leaf, ARRAYS) else Fixed(leaf) for leaf in leaves)
     signature = (structure, fixed, tuple((leaf.shape, leaf.dtype) for leaf in arrays))
     if signature in cache:
         functions, dim = cache[signature]

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -14,6 +15,7 @@ from jaxtyping import Array, Float, Int32, PyTree
 
 from avb._types import Key, Scalar
 from avb.inference._mixture import ImplicitMixture
+from avb.inference._points import even_points, shifted_normal
 from avb.inference._target import Target
 from avb.training._losses import stop
 
@@ -30,7 +32,7 @@ class Budget:
 
     Attributes:
         batch: Draws a step, over all parts.
-        components: K, fresh mixing variables a step.
+        components: K, fresh mixing variables a step, of one part.
         rate: Adam's rate until the stall.
         max_steps: Steps at that rate, at most; rounded up to whole stretches.
         decay_stretches: Stretches over which the rate then falls to zero.
@@ -82,39 +84,49 @@ def start(mixture: ImplicitMixture) -> State:
     return State(mixture, mixture, _optimiser().init(free), zero, zero)
 
 
+def draws_of_each(batch: int, count: int) -> int:
+    """Draws a part and step, a power of two."""
+    return 1 << int(math.log2(max(batch // count, 16)))
+
+
 def self_contrast_loss(
     mixture: ImplicitMixture, target: Target, key: Key, batch: int, components: int
 ) -> tuple[Scalar, tuple[Scalar, Int32[Array, ""]]]:
-    """−E[log p − log 1/(K+1) Σ_{k=0..K} q(z|ε_k)], its gradient through z and the weights.
+    """−E[log p − log 1/K Σ_{k=1..K} q(z|ε_k)] over a set of ε of which one made z.
 
-    Each part gets as many draws, weighted by its w: so the gradient of the weights is exact up
-    to those draws. The K fresh ε are shared by all draws. Given the set of ε, z is a draw of the
-    mixture over it, so that the density may be held constant (Roeder, Wu & Duvenaud 2017).
+    The mixture over a set is a density whose mean over sets is q, and the ELBO is concave in the
+    density: so this bounds the ELBO of q from below. Its gradient goes through z and the weights:
+    given the set, z is a draw of the mixture over it, so that the density may be held constant
+    (Roeder, Wu & Duvenaud 2017). Each part gets as many draws, weighted by its w: so the
+    gradient of the weights is exact up to those draws.
+
+    Args:
+        mixture: q.
+        target: p.
+        key: PRNG key.
+        batch: Draws over all parts.
+        components: K, a power of two.
 
     Returns:
         The loss, and the bound in nats with the number of draws without finite log p.
     """
     count = mixture.frames.loc.shape[0]
-    each = max(batch // count, 16)
-    key_own, key_shared, key_z = jax.random.split(key, 3)
-    own = jax.random.normal(key_own, (each, mixture.noise_dim))
-    shared = jax.random.normal(key_shared, (components, mixture.noise_dim))
-    given_own = jax.vmap(mixture.components)(own)
+    each = draws_of_each(batch, count)
+    key_set, key_own, key_z = jax.random.split(key, 3)
+    noise = shifted_normal(jnp.asarray(even_points(components, mixture.noise_dim)), key_set)
+    given = jax.vmap(mixture.components)(noise)
+    # Points that follow each other fill the space evenly, too.
+    first = each * jax.random.randint(key_own, (), 0, components // each)
+    own = jax.tree.map(lambda leaf: lax.dynamic_slice_in_dim(leaf, first, each), given)
     keys = jax.random.split(key_z, (each, count))
     parts = jnp.arange(count)
     z = jax.vmap(lambda given, keys: jax.vmap(lambda c, k: mixture.emit(given, c, k))(parts, keys))(
-        given_own, keys
+        own, keys
     )
     frozen = stop(mixture)
-    given_shared = jax.vmap(frozen.components)(shared)
-
-    def log_q(z, given):
-        white = jax.vmap(frozen.frames.whiten)(z)
-        fresh = frozen.log_sum(white, given_shared)
-        mine = jax.vmap(lambda w: frozen.log_given(w, given))(white)
-        return jnp.logaddexp(fresh, mine) - math.log(components + 1.0)
-
-    log_contrast = jax.vmap(log_q)(z, lax.stop_gradient(given_own))
+    white = jax.vmap(jax.vmap(frozen.frames.whiten))(z).reshape(-1, count, mixture.dim)
+    log_sum = frozen.log_sum(white, lax.stop_gradient(given)).reshape(each, count)
+    log_contrast = log_sum - math.log(components)
     log_p, slope = jax.vmap(jax.vmap(jax.value_and_grad(target.log_density)))(lax.stop_gradient(z))
     ok = jnp.isfinite(log_p) & jnp.isfinite(slope).all(axis=-1)
     slope = jnp.where(ok[..., None], slope, 0.0)
@@ -128,30 +140,45 @@ def self_contrast_loss(
     return -bound, (lax.stop_gradient(bound), jnp.sum(~ok))
 
 
-@eqx.filter_jit
-def stretch(
-    state: State, target: Target, key: Key, rates: Float[Array, "2"], batch: int, components: int
+class Step(NamedTuple):
+    """What one step is given.
+
+    Attributes:
+        key: PRNG key.
+        rate: Adam's rate.
+        rows: What the step's own target is made of; ``None`` where all steps share one.
+    """
+
+    key: Key
+    rate: Scalar
+    rows: PyTree
+
+
+def steps(
+    state: State,
+    over: Step,
+    target_of: Callable[[PyTree], Target],
+    batch: int,
+    components: int,
 ) -> tuple[State, Float[Array, " n"]]:
-    """``STRETCH`` steps, the rate going from the first to the second along a cosine."""
+    """Steps of training, for which the leaves of ``over`` are stacked; with their bounds."""
     optimiser = _optimiser()
     mask = trained(state.mixture)
     arrays, static = eqx.partition(state, eqx.is_array)
 
-    def step(arrays, index_and_key):
+    def step(arrays, given: Step):
         state = eqx.combine(arrays, static)
-        index, key = index_and_key
+        target = target_of(given.rows)
         free, fixed = eqx.partition(state.mixture, mask)
 
         def loss(free):
             mixture = eqx.combine(free, fixed)
-            return self_contrast_loss(mixture, target, key, batch, components)
+            return self_contrast_loss(mixture, target, given.key, batch, components)
 
         (_, (bound, lost)), gradient = jax.value_and_grad(loss, has_aux=True)(free)
         ok = jnp.stack([jnp.isfinite(g).all() for g in jax.tree.leaves(gradient)]).all()
         updates, optimiser_state = optimiser.update(gradient, state.optimiser, free)
-        wave = 0.5 * (1.0 - jnp.cos(jnp.pi * index / STRETCH))
-        rate = rates[0] + (rates[1] - rates[0]) * wave
-        moved = jax.tree.map(lambda p, u: p - rate * u, free, updates)
+        moved = jax.tree.map(lambda p, u: p - given.rate * u, free, updates)
         new, optimiser_state = jax.tree.map(
             lambda a, b: jnp.where(ok, a, b), (moved, optimiser_state), (free, state.optimiser)
         )
@@ -164,9 +191,23 @@ def stretch(
         advanced = State(mixture, average, optimiser_state, state.lost + lost, state.skipped + ~ok)
         return eqx.filter(advanced, eqx.is_array), bound
 
-    over = (jnp.arange(STRETCH), jax.random.split(key, STRETCH))
     arrays, bounds = lax.scan(step, arrays, over)
     return eqx.combine(arrays, static), bounds
+
+
+def rates_between(ends: Float[Array, "2"]) -> Float[Array, " n"]:
+    """The rates of a stretch, from the first to the second along a cosine."""
+    wave = 0.5 * (1.0 - jnp.cos(jnp.pi * jnp.arange(STRETCH) / STRETCH))
+    return ends[0] + (ends[1] - ends[0]) * wave
+
+
+@eqx.filter_jit
+def stretch(
+    state: State, target: Target, key: Key, rates: Float[Array, "2"], batch: int, components: int
+) -> tuple[State, Float[Array, " n"]]:
+    """``STRETCH`` steps, the rate going from the first to the second along a cosine."""
+    over = Step(jax.random.split(key, STRETCH), rates_between(rates), None)
+    return steps(state, over, lambda _: target, batch, components)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,6 +229,16 @@ class Trained:
     skipped: int
 
 
+# From the state, a key and the rates at both ends to the state and the bounds of a stretch.
+Stretch = Callable[[State, Key, Float[Array, "2"]], tuple[State, Float[Array, " n"]]]
+
+
+def shared_components(budget: Budget, count: int) -> int:
+    """K of one step: parts share the cost, but a bound from too few would itself bend them."""
+    fewest = draws_of_each(budget.batch, count)
+    return max(1 << math.ceil(math.log2(budget.components / math.sqrt(count))), fewest, 32)
+
+
 def train(
     target: Target,
     mixture: ImplicitMixture,
@@ -196,23 +247,30 @@ def train(
     progress: Callable[[int, int], None] | None = None,
 ) -> Trained:
     """Train until the bound stalls, then let the rate fall to zero."""
+    components = shared_components(budget, mixture.frames.loc.shape[0])
+
+    def run(state: State, key: Key, rates: Array) -> tuple[State, Array]:
+        return stretch(state, target, key, rates, budget.batch, components)
+
+    return train_by(run, mixture, key, budget, progress)
+
+
+def train_by(
+    stretch: Stretch,
+    mixture: ImplicitMixture,
+    key: Key,
+    budget: Budget,
+    progress: Callable[[int, int], None] | None = None,
+) -> Trained:
+    """As :func:`train`, with stretches of the caller's own."""
     count = mixture.frames.loc.shape[0]
-    # Parts share the cost, but a bound from too few components would itself bend them.
-    components = max(int(budget.components / math.sqrt(count)), 32)
     state, history, stalled = start(mixture), [], False
     steady = -(-budget.max_steps // STRETCH)
     most = steady + budget.decay_stretches
 
     def run(index: int, rates: tuple[float, float]) -> None:
         nonlocal state
-        state, bounds = stretch(
-            state,
-            target,
-            jax.random.fold_in(key, index),
-            jnp.asarray(rates),
-            budget.batch,
-            components,
-        )
+        state, bounds = stretch(state, jax.random.fold_in(key, index), jnp.asarray(rates))
         history.append(np.asarray(bounds))
         if progress is not None:
             progress(index + 1, most)
@@ -227,7 +285,7 @@ def train(
         ends = [budget.rate * (1 - (index + i) / budget.decay_stretches) for i in (0, 1)]
         run(done + index, (ends[0], ends[1]))
     bounds = np.concatenate(history)
-    each = max(budget.batch // count, 16) * count
+    each = draws_of_each(budget.batch, count) * count
     return Trained(
         state.average, bounds, stalled, int(state.lost) / (each * len(bounds)), int(state.skipped)
     )

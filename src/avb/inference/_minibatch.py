@@ -1,0 +1,205 @@
+"""Inference from minibatches: a pilot, passes over the rows, and training on random ones."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from avb._types import Key
+from avb.inference._expansion import Centres, Corrected, Expansion
+from avb.inference._gaussian_fit import GaussianFit, refit_gaussians
+from avb.inference._measure import Bracket, Importance, propose, summarise, weighed
+from avb.inference._mixture import ImplicitMixture, start_mixture
+from avb.inference._modes import find_modes, weigh_fits
+from avb.inference._passes import expand_all, log_densities, narrow
+from avb.inference._posterior import Fit, Posterior
+from avb.inference._source import Batch, Source, host_generator
+from avb.inference._target import Functions, Target
+from avb.inference._train import (
+    STRETCH,
+    Budget,
+    State,
+    Step,
+    rates_between,
+    shared_components,
+    steps,
+    train_by,
+)
+from avb.inference._verdict import Verdict, judge
+
+MAX_PASSES = 8
+# Radii of the posterior that a fit may still have moved after the last pass.
+SETTLED = 0.3
+MAX_ERROR = 0.05
+
+
+@dataclasses.dataclass(frozen=True)
+class Centred:
+    """Where the mass is, by all rows.
+
+    Attributes:
+        target: Log density from the pilot's rows, corrected at the centres.
+        fits: Gaussians, one a mode, stacked.
+        centres: Of the expansions.
+        whole: Expansion of the log density of all rows, in float64, less ``base``.
+        base: The largest log density at a centre.
+        passes: Passes over the rows.
+        moved: Radii by which the fits moved after the last pass.
+    """
+
+    target: Target
+    fits: GaussianFit
+    centres: Centres
+    whole: Expansion
+    base: float
+    passes: int
+    moved: float
+
+
+@eqx.filter_jit
+def _correct(target: Target, centres: Centres, whole: Expansion, estimate: Functions) -> Target:
+    corrected = target.arguments.at(estimate.log_density, centres, whole)
+    return dataclasses.replace(target, arguments=corrected)
+
+
+def find_centres(source: Source, key: Key, starts: int) -> tuple[Centred, int, int, bool]:
+    """Modes of a pilot of some thousands of rows, moved to where all rows have them.
+
+    The pilot, corrected by one pass over all rows at its fits, has the right gradients and Hessians
+    there; fitted again, it is off by third orders only, and so on (Jordan, Lee & Yang 2019,
+    https://arxiv.org/abs/1605.07689).
+
+    Returns:
+        What was found, with the fits tried, those that failed, and whether there may be more.
+    """
+    keys = jax.random.split(key, 3)
+    pilot = jax.tree.map(jnp.asarray, source.pilot(host_generator(keys[0])))
+    target = Target(Corrected.raw(source.arrays, pilot, source.dim), source.surrogate, source.dim)
+    modes = find_modes(target, keys[1], starts)
+    frames = modes.frames
+    fits = GaussianFit(frames.loc, frames.factor, frames.log_det, jnp.zeros_like(frames.log_det))
+    passes, moved = 0, float("inf")
+    centres, whole, base = Centres(fits.loc, fits.factor), Expansion.zero(*fits.loc.shape), 0.0
+    while passes < MAX_PASSES and not moved < SETTLED:
+        passes += 1
+        centres = Centres(fits.loc, jnp.linalg.inv(fits.factor))
+        whole = expand_all(source, centres)
+        base = float(np.max(whole.value))
+        whole = eqx.tree_at(lambda e: e.value, whole, whole.value - base)
+        target = _correct(target, centres, narrow(whole), source.estimate)
+        fits = refit_gaussians(target, fits, jax.random.fold_in(keys[2], passes))
+        shift = jnp.einsum("cij,cj->ci", centres.inverse, fits.loc - centres.loc)
+        moved = float(jnp.max(jnp.linalg.norm(shift, axis=1)))
+    found = Centred(target, fits, centres, whole, base, passes, moved)
+    return found, modes.starts, modes.failed, modes.still_open
+
+
+@eqx.filter_jit
+def _some_steps(
+    state: State, over: Step, target: Target, estimate: Functions, batch: int, components: int
+) -> tuple[State, Float[Array, " n"]]:
+    fixed: Corrected = target.arguments
+
+    def target_of(rows: Batch) -> Target:
+        own = dataclasses.replace(fixed, batches=jax.tree.map(lambda leaf: leaf[None], rows))
+        own = own.at(estimate.log_density, fixed.centres, fixed.whole)
+        return dataclasses.replace(target, arguments=own)
+
+    return steps(state, over, target_of, batch, components)
+
+
+def minibatch_stretch(source: Source, target: Target, batch: int, components: int) -> Callable:
+    """A stretch of training in which each step sees a random minibatch of its own."""
+    # A divisor, so that one program serves all chunks.
+    at_once = max(n for n in (1, 2, 5, 10, 25, 50, 100) if n <= source.at_once)
+
+    def stretch(state: State, key: Key, rates: Array) -> tuple[State, Array]:
+        key_rows, key_steps = jax.random.split(key)
+        generator = host_generator(key_rows)
+        over = Step(jax.random.split(key_steps, STRETCH), rates_between(rates), None)
+        bounds: list[Array] = []
+        for start in range(0, STRETCH, at_once):
+            rows = source.random(generator, at_once)
+            given = jax.tree.map(lambda leaf, s=start: leaf[s : s + at_once], over)
+            if len(bounds) > 1:
+                # At most two chunks under way: their rows stay in memory.
+                bounds[-2].block_until_ready()
+            state, part = _some_steps(
+                state, given._replace(rows=rows), target, source.estimate, batch, components
+            )
+            bounds.append(part)
+        return state, jnp.concatenate(bounds)
+
+    return stretch
+
+
+def _numbers(
+    source: Source, found: Centred, mixture: ImplicitMixture, key: Key
+) -> tuple[Bracket, Importance, float]:
+    """Bounds and importance weights, and the largest usual error of a draw's log density."""
+    key_draws, key_rows = jax.random.split(key)
+    proposed = propose(mixture, key_draws)
+    log_p = log_densities(source, found.centres, found.whole, proposed.z, key_rows)
+    values = jnp.asarray(log_p.values, proposed.z.dtype)
+    bounds, weights = summarise(weighed(proposed, values))
+    bounds = dataclasses.replace(
+        bounds, lower=bounds.lower + found.base, upper=bounds.upper + found.base
+    )
+    weights = dataclasses.replace(weights, log_evidence=weights.log_evidence + found.base)
+    return bounds, weights, float(np.median(log_p.errors))
+
+
+def _verdict(verdict: Verdict, found: Centred, error: float) -> Verdict:
+    reasons = list(verdict.reasons)
+    if not found.moved < SETTLED:
+        reasons.append(f"the Gaussian start was still moving after {found.passes} passes")
+    if not error < MAX_ERROR:
+        reasons.append(f"the log density of a draw is known to ±{error:.2f} nats only")
+    return Verdict(not reasons, tuple(reasons))
+
+
+def run_minibatches(
+    source: Source,
+    key: Key,
+    *,
+    starts: int,
+    max_steps: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> Posterior:
+    """A posterior from minibatches; see :meth:`avb.Inference.run`."""
+    began = time.perf_counter()
+    keys = jax.random.split(key, 5)
+    found, tried, failed, still_open = find_centres(source, keys[0], starts)
+    frames, log_weights = weigh_fits(found.target, found.fits, keys[1])
+    mixture = start_mixture(frames, log_weights, keys[2])
+    budget = Budget(max_steps=max_steps)
+    components = shared_components(budget, frames.loc.shape[0])
+    stretch = minibatch_stretch(source, found.target, budget.batch, components)
+    trained = train_by(stretch, mixture, keys[3], budget, progress)
+    bounds, weights, error = _numbers(source, found, trained.mixture, keys[4])
+    verdict = judge(
+        bounds,
+        weights,
+        stalled=trained.stalled,
+        steps=len(trained.history),
+        lost=trained.lost,
+        modes_open=still_open,
+    )
+    shares = np.asarray(jnp.exp(trained.mixture.log_weights), np.float64)
+    fit = Fit(
+        len(shares),
+        tuple(float(w) for w in shares),
+        tried,
+        failed,
+        len(trained.history),
+        trained.lost,
+        trained.skipped,
+        time.perf_counter() - began,
+    )
+    verdict = _verdict(verdict, found, error)
+    return Posterior(trained.mixture, found.target, bounds, weights, verdict, fit)
