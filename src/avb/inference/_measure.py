@@ -13,9 +13,9 @@ from jaxtyping import Array, Float
 from avb._types import Key
 from avb.evaluation._weights import log_mean_weights, pareto_k
 from avb.inference._mixture import ImplicitMixture, log_mean
+from avb.inference._points import even_points, shifted_normal
 from avb.inference._target import Target
 
-DRAWS = 2000
 COMPONENTS = 2048
 AT_ONCE = 64
 
@@ -81,67 +81,58 @@ class Weighed(NamedTuple):
     """Draws and their log ratios.
 
     Attributes:
-        lower: log p − log 1/(K+1) Σ_{k=0..K} q(z|ε_k), one a posterior draw.
-        upper: log p − log 1/K Σ_{k=1..K} q(z|ε_k), likewise.
-        z: K draws of the finite mixture (1/K) Σ_k q(z|ε_k), one from each component.
-        log_weights: Their log p − log of that mixture, which is exact.
+        lower: log p − log of the mixture over the set of ε of which one made the draw.
+        upper: log p − log of the mixture over another set.
+        z: The draws.
+        log_weights: ``lower``, −inf where it is not finite: importance weights, as the draws
+            over one set are of a finite mixture, whose density is exact.
     """
 
     lower: Float[Array, " s"]
     upper: Float[Array, " s"]
-    z: Float[Array, "k d"]
-    log_weights: Float[Array, " k"]
+    z: Float[Array, "s d"]
+    log_weights: Float[Array, " s"]
 
 
 class Proposed(NamedTuple):
-    """Draws whose log p is still to be had: ``DRAWS`` of q, then one from each component.
+    """Draws whose log p is still to be had: one from each component of two sets of ε.
 
     Attributes:
-        z: All draws, shape ``(s + k, d)``.
-        log_mixture: Log (1/K) Σ_k q(z|ε_k) of each.
-        log_own: Log q(z|ε₀) of the draws of q, shape ``(s,)``.
+        z: All draws, shape ``(2K, d)``.
+        log_within: Log (1/K) Σ_k q(z|ε_k) over the draw's own set.
+        log_across: The same over the other set, which knows nothing of the draw.
     """
 
-    z: Float[Array, "n d"]
-    log_mixture: Float[Array, " n"]
-    log_own: Float[Array, " s"]
+    z: Float[Array, "s d"]
+    log_within: Float[Array, " s"]
+    log_across: Float[Array, " s"]
 
 
 @eqx.filter_jit
 def propose(mixture: ImplicitMixture, key: Key) -> Proposed:
-    """Draws for the bracket and for importance weights over the same fresh ε.
-
-    With its ε fixed the posterior is a finite mixture of Gaussians, whose density is exact; the
-    weights over it are proper importance weights.
-    """
-    key_draw, key_fresh, key_finite = jax.random.split(key, 3)
-    noise = jax.random.normal(key_fresh, (COMPONENTS, mixture.noise_dim))
-
-    def draw(key):
-        # Each draw's own log q(z|ε) as well, to spare a second pass over the network.
-        z, own = mixture.draw(key)
-        return z, mixture.log_given(mixture.frames.whiten(z), mixture.components(own))
+    """Draws for the bracket and for importance weights, over two sets of ``COMPONENTS`` ε."""
+    key_sets, key_z = jax.random.split(key)
+    points = jnp.asarray(even_points(COMPONENTS, mixture.noise_dim))
+    first, second = (shifted_normal(points, key) for key in jax.random.split(key_sets))
 
     def one_of(noise, key):
         key_part, key_z = jax.random.split(key)
         part = jax.random.categorical(key_part, mixture.log_weights)
         return mixture.emit(mixture.components(noise), part, key_z)
 
-    own_z, log_own = jax.vmap(draw)(jax.random.split(key_draw, DRAWS))
-    finite_z = jax.vmap(one_of)(noise, jax.random.split(key_finite, COMPONENTS))
-    z = jnp.concatenate([own_z, finite_z])
-    return Proposed(z, log_mean(mixture, z, noise, AT_ONCE), log_own)
+    keys = jax.random.split(key_z, 2 * COMPONENTS)
+    z = jax.vmap(one_of)(jnp.concatenate([first, second]), keys)
+    by_first, by_second = (log_mean(mixture, z, noise, AT_ONCE) for noise in (first, second))
+    own = jnp.arange(2 * COMPONENTS) < COMPONENTS
+    within, across = jnp.where(own, by_first, by_second), jnp.where(own, by_second, by_first)
+    return Proposed(z, within, across)
 
 
-def weighed(proposed: Proposed, log_p: Float[Array, " n"]) -> Weighed:
+def weighed(proposed: Proposed, log_p: Float[Array, " s"]) -> Weighed:
     """Bracket and importance weights of draws whose log p is known."""
-    draws = proposed.log_own.shape[0]
-    components = proposed.z.shape[0] - draws
-    without = proposed.log_mixture[:draws]
-    total = jnp.logaddexp(without + math.log(components), proposed.log_own)
-    log_w = jnp.nan_to_num(log_p - proposed.log_mixture, nan=-jnp.inf, posinf=-jnp.inf)
-    lower = log_p[:draws] - (total - math.log(components + 1.0))
-    return Weighed(lower, log_p[:draws] - without, proposed.z[draws:], log_w[draws:])
+    lower, upper = log_p - proposed.log_within, log_p - proposed.log_across
+    log_w = jnp.nan_to_num(lower, nan=-jnp.inf, posinf=-jnp.inf)
+    return Weighed(lower, upper, proposed.z, log_w)
 
 
 @eqx.filter_jit
@@ -153,6 +144,10 @@ def weigh(mixture: ImplicitMixture, target: Target, key: Key) -> Weighed:
 
 def measure(mixture: ImplicitMixture, target: Target, key: Key) -> tuple[Bracket, Importance]:
     """Both bounds of the ELBO; log evidence and k̂ of the importance weights.
+
+    The mixture over a set of ε has q as its mean over sets. As the ELBO is concave in the density,
+    the ELBO of that mixture, by draws of its own, bounds q's from below; and as −log is convex,
+    a set that is independent of the draw bounds it from above.
 
     References:
         Yin & Zhou (2018), https://arxiv.org/abs/1805.11183; Sobolev & Vetrov (2019),
@@ -172,7 +167,7 @@ def summarise(weighed: Weighed) -> tuple[Bracket, Importance]:
         float(np.std(lower, ddof=1) / root),
         float(np.std(upper, ddof=1) / root),
         len(lower),
-        rows.size,
+        COMPONENTS,
     )
     mean = log_mean_weights(rows)
     found = Importance(

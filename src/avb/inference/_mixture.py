@@ -5,6 +5,7 @@ import math
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
@@ -18,6 +19,9 @@ MAX_BEND = 30.0
 # Nats that z tells of ε at the start: enough to bend, and few enough that the mixture over
 # K components still is a tight bound.
 START_INFORMATION = 2.5
+# Up to this many dimensions the Gaussians given ε may be correlated in their frames.
+MAX_COUPLED = 32
+MAX_COUPLING = 5.0
 
 
 class Frames(eqx.Module):
@@ -41,14 +45,38 @@ class Frames(eqx.Module):
 
 
 class Components(eqx.Module):
-    """Gaussians given ε, one in each frame: u ~ N(loc, diag exp(log_scale)²)."""
+    """Gaussians given ε, one in each frame: (I + A)(u − loc) ~ N(0, diag exp(log_scale)²).
+
+    A, ``coupling``, is strictly lower triangular, so that its determinant is one; ``None`` where
+    coordinates are independent.
+    """
 
     loc: Float[Array, "c d"]
     log_scale: Float[Array, "c d"]
+    coupling: Float[Array, "c d d"] | None
+
+    def standard(self, white: Float[Array, "c d"]) -> Float[Array, "c d"]:
+        """The vector as one of N(0, I), from the frames' coordinates."""
+        inverse = jnp.exp(-self.log_scale)
+        if self.coupling is None:
+            return (white - self.loc) * inverse
+        # Not of the difference: over many z and ε this is one product of matrices.
+        root = inverse[..., None] * (self.coupling + jnp.eye(white.shape[-1]))
+        shift = jnp.einsum("cij,cj->ci", root, self.loc)
+        return jnp.einsum("cij,cj->ci", root, white) - shift
+
+    def white(self, part: Array, standard: Latent) -> Latent:
+        """The inverse of :meth:`standard`, for one part."""
+        scaled = jnp.exp(self.log_scale[part]) * standard
+        if self.coupling is None:
+            return self.loc[part] + scaled
+        unit = self.coupling[part] + jnp.eye(standard.shape[0])
+        solve = jax.scipy.linalg.solve_triangular
+        return self.loc[part] + solve(unit, scaled, lower=True, unit_diagonal=True)
 
 
 class ImplicitMixture(eqx.Module):
-    """q(z) = E_ε[Σ_c w_c N(z; m_c + F_c μ_c(ε), F_c diag σ_c(ε)² F_cᵀ)], ε ~ N(0, I).
+    """q(z) = E_ε[Σ_c w_c N(z; m_c + F_c μ_c(ε), F_c Σ_c(ε) F_cᵀ)], ε ~ N(0, I).
 
     Given ε it is a mixture of Gaussians that can be evaluated, so all that holds for
     semi-implicit posteriors holds for it, and its bracket is one of the whole mixture. It starts
@@ -79,8 +107,10 @@ class ImplicitMixture(eqx.Module):
         self.noise_dim = max(dim, 4)
         self.share = math.sqrt(-math.expm1(-2.0 * START_INFORMATION / dim))
 
+        below = dim * (dim - 1) // 2 if dim <= MAX_COUPLED else 0
+
         def network(key: Key) -> eqx.nn.MLP:
-            sizes = (self.noise_dim, 2 * dim, width, 2)
+            sizes = (self.noise_dim, 2 * dim + below, width, 2)
             return with_zero_output(eqx.nn.MLP(*sizes, activation=jax.nn.silu, key=key))
 
         self.networks = eqx.filter_vmap(network)(jax.random.split(key, count))
@@ -98,15 +128,23 @@ class ImplicitMixture(eqx.Module):
     def components(self, noise: Noise) -> Components:
         """The Gaussians of one ε, in whitened coordinates."""
         raw = eqx.filter_vmap(lambda network: network(noise))(self.networks)
-        bend, log_shrink = jnp.split(raw, 2, axis=-1)
+        bend, log_shrink, below = jnp.split(raw, (self.dim, 2 * self.dim), axis=-1)
         loc = self.share * noise[None, : self.dim] + MAX_BEND * jnp.tanh(bend / MAX_BEND)
-        return Components(loc, bounded_log_scale(0.5 * math.log1p(-(self.share**2)) + log_shrink))
+        log_scale = bounded_log_scale(0.5 * math.log1p(-(self.share**2)) + log_shrink)
+        return Components(loc, log_scale, self._coupling(below))
+
+    def _coupling(self, below: Float[Array, "c b"]) -> Float[Array, "c d d"] | None:
+        if self.dim > MAX_COUPLED:
+            return None
+        rows, columns = np.tril_indices(self.dim, -1)
+        matrix = jnp.zeros((below.shape[0], self.dim, self.dim), below.dtype)
+        return matrix.at[:, rows, columns].set(MAX_COUPLING * jnp.tanh(below / MAX_COUPLING))
 
     def log_given(self, white: Float[Array, "c d"], given: Components) -> Scalar:
         """Log q(z|ε), from z in the frames' coordinates and the Gaussians of ε."""
-        standard = (white - given.loc) * jnp.exp(-given.log_scale)
         volumes = jnp.sum(given.log_scale, axis=-1) + self.frames.log_det
-        logs = -0.5 * jnp.sum(standard**2, axis=-1) - volumes + self.log_weights
+        squares = jnp.sum(given.standard(white) ** 2, axis=-1)
+        logs = -0.5 * squares - volumes + self.log_weights
         return jax.nn.logsumexp(logs) - 0.5 * self.dim * LOG_2PI
 
     def log_sum(self, white: Float[Array, "s c d"], given: Components) -> Float[Array, " s"]:
@@ -119,8 +157,7 @@ class ImplicitMixture(eqx.Module):
 
     def emit(self, given: Components, part: Array, key: Key) -> Latent:
         """One z from the part's Gaussian of one ε."""
-        eta = jax.random.normal(key, (self.dim,))
-        white = given.loc[part] + jnp.exp(given.log_scale[part]) * eta
+        white = given.white(part, jax.random.normal(key, (self.dim,)))
         return self.frames.loc[part] + self.frames.factor[part] @ white
 
     def draw(self, key: Key) -> tuple[Latent, Noise]:

@@ -22,7 +22,7 @@ from avb.inference._mixture import Frames, ImplicitMixture
 from avb.inference._target import Sites, Target
 from avb.inference._verdict import Verdict
 
-FORMAT = 1
+FORMAT = 2
 CHUNK = 1000
 SUMMARY_DRAWS = 4000
 
