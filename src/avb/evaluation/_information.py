@@ -1,6 +1,8 @@
 """Mutual information of data and latent vectors, and the aggregate posterior's divergence."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -50,6 +52,30 @@ def _divergence(pool: Pool, draws: int, model: LatentVariableModel, indices, key
         return logs.drawn - log_prior, logs.left_in_own - log_prior
 
     return _over_draws(pool, bounds, draws, indices, keys)
+
+
+def _over_pool(
+    quantity: str,
+    bounds: Callable[[Pool, Array, Key], Any],
+    posterior: AbstractPosterior,
+    data: np.ndarray,
+    *,
+    key: Key,
+    sizes: dict[str, Any],
+    batch_size: int,
+    progress: Progress | None,
+) -> tuple[Pool, Any]:
+    """The pool of the data's posteriors, and both bounds of each datum beside it."""
+    key_pool, key_draws = jax.random.split(key)
+    pool = make_pool(quantity, posterior, data, key=key_pool, batch_size=batch_size, **sizes)
+    found = over_batches(
+        lambda indices, keys: bounds(pool, indices, keys),
+        np.arange(len(data), dtype=np.int32),
+        key=key_draws,
+        batch_size=batch_size,
+        progress=progress,
+    )
+    return pool, found
 
 
 def _estimates(quantity: str, pool: Pool, found, detail: str) -> tuple[Estimate, Estimate]:
@@ -120,20 +146,13 @@ def mutual_information(
     """
     check_draws(draws)
     data = check_encodable(posterior, data)
-    key_pool, key_draws = jax.random.split(key)
-    pool = make_pool(
+    pool, found = _over_pool(
         "mutual information",
+        lambda pool, indices, keys: _information(pool, draws, indices, keys),
         posterior,
         data,
-        key=key_pool,
-        mixture_size=mixture_size,
-        components=components,
-        batch_size=batch_size,
-    )
-    found = over_batches(
-        lambda indices, keys: _information(pool, draws, indices, keys),
-        np.arange(len(data), dtype=np.int32),
-        key=key_draws,
+        key=key,
+        sizes={"mixture_size": mixture_size, "components": components},
         batch_size=batch_size,
         progress=progress,
     )
@@ -184,20 +203,13 @@ def aggregate_kl(
     """
     check_draws(draws)
     data = check_data(data, model.data_shape)
-    key_pool, key_draws = jax.random.split(key)
-    pool = make_pool(
+    pool, found = _over_pool(
         "the aggregate divergence",
+        lambda pool, indices, keys: _divergence(pool, draws, model, indices, keys),
         posterior,
         data,
-        key=key_pool,
-        mixture_size=mixture_size,
-        components=components,
-        batch_size=batch_size,
-    )
-    found = over_batches(
-        lambda indices, keys: _divergence(pool, draws, model, indices, keys),
-        np.arange(len(data), dtype=np.int32),
-        key=key_draws,
+        key=key,
+        sizes={"mixture_size": mixture_size, "components": components},
         batch_size=batch_size,
         progress=progress,
     )
