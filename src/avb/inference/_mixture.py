@@ -61,7 +61,7 @@ class Components(eqx.Module):
         if self.coupling is None:
             return (white - self.loc) * inverse
         # Not of the difference: over many z and ε this is one product of matrices.
-        root = inverse[..., None] * (self.coupling + jnp.eye(white.shape[-1]))
+        root = inverse[..., None] * (self.coupling + jnp.eye(white.shape[-1])[None])
         shift = jnp.einsum("cij,cj->ci", root, self.loc)
         return jnp.einsum("cij,cj->ci", root, white) - shift
 
