@@ -18,8 +18,12 @@ WAY_OUT = (
 )
 
 
-class WholeError(ConfigError, AttributeError):
+class WholeError(ConfigError):
     """A memory-mapped argument that is used other than by rows."""
+
+
+class _NoAttributeError(WholeError, AttributeError):
+    """The same, for who asks whether there is an attribute."""
 
 
 class Rows:
@@ -42,7 +46,7 @@ class Rows:
     def __getitem__(self, item: Any) -> Array:
         first, *rest = item if isinstance(item, tuple) else (item,)
         if self.index is None or first is not self.index:
-            raise self._misused()
+            raise WholeError(self.misuse)
         # Arrays of indices in other places mean the same as they do for all rows.
         return self.rows()[(jnp.arange(first.shape[0]), *rest)]
 
@@ -54,21 +58,25 @@ class Rows:
         dtype = jax.dtypes.canonicalize_dtype(self.dtype)
         return jnp.ones((self.index.shape[0], *self.shape[1:]), dtype)
 
-    def _misused(self) -> WholeError:
+    @property
+    def misuse(self) -> str:
+        """What to tell who uses it otherwise."""
         shape = "×".join(map(str, self.shape))
-        return WholeError(
+        return (
             f"memory-mapped argument of shape {shape}: expected to be used by rows, got a use of "
             f"all of it; {WAY_OUT}"
         )
 
-    def __jax_array__(self) -> Array:
-        raise self._misused()
+    @property
+    def __jax_array__(self) -> Any:
+        # As a property, so that it is raised where JAX asks whether there is one.
+        raise WholeError(self.misuse)
 
     def __array__(self, *_: Any, **__: Any) -> np.ndarray:
-        raise self._misused()
+        raise WholeError(self.misuse)
 
     def __getattr__(self, name: str) -> Any:
-        raise self._misused()
+        raise _NoAttributeError(self.misuse)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +126,7 @@ class Minibatch(Messenger):
     def _taken(self, rows: Rows, event_dim: int) -> Array:
         inside = [p for p in _PYRO_STACK if isinstance(p, plate) and p.name in self.seen]
         if not inside or inside[0].dim is None:
-            raise rows._misused()
+            raise WholeError(rows.misuse)
         got = inside[0].dim - event_dim
         if got != -rows.ndim:
             raise ConfigError(

@@ -141,25 +141,47 @@ def _surrogate_functions(estimate: Functions) -> Functions:
     return Functions(log_density, constrain, log_terms)
 
 
-def _plate(model: Model, structure: Any, leaves: list) -> tuple[Subsample, Layout] | None:
-    """The subsampled plate and the layout of a model; ``None`` if there is no such plate."""
+LOOKS = (
+    "model: expected one that does not look at the values of its arrays, which change from "
+    "minibatch to minibatch; give sizes as numbers"
+)
+
+
+def _look(model: Model, structure: Any, leaves: list) -> tuple[dict[str, Subsample], Layout | None]:
+    """The subsampled plates of a model, and its layout if it has one."""
     rows = [Rows(leaf) if isinstance(leaf, np.memmap) else leaf for leaf in leaves]
     args, kwargs = jax.tree.unflatten(structure, rows)
     minibatch = Minibatch(model, [row for row in rows if isinstance(row, Rows)])
     try:
-        layout = look(minibatch, args, kwargs)
-    except WholeError:
+        return minibatch.seen, look(minibatch, args, kwargs)
+    except (WholeError, *CONCRETE_NEEDED):
         # Without such a plate, arguments are read whole: as all others.
-        if not minibatch.seen:
-            return None
-        raise
-    if not minibatch.seen:
+        if minibatch.seen:
+            raise
+        return {}, None
+
+
+def _plate(model: Model, structure: Any, leaves: list) -> tuple[Subsample, Layout] | None:
+    """The subsampled plate and the layout of a model; ``None`` if there is no such plate."""
+    try:
+        seen, layout = _look(model, structure, leaves)
+    except CONCRETE_NEEDED:
+        # The plate's indices are traced, which NumPy's arrays cannot be indexed with.
+        arrays = [
+            jnp.asarray(leaf)
+            if isinstance(leaf, np.ndarray) and not isinstance(leaf, np.memmap)
+            else leaf
+            for leaf in leaves
+        ]
+        try:
+            seen, layout = _look(model, structure, arrays)
+        except CONCRETE_NEEDED as error:
+            raise ConfigError(LOOKS) from error
+    if len(seen) > 1:
+        raise ConfigError(f"subsampled plates: expected one, got {', '.join(map(repr, seen))}")
+    if not seen or layout is None:
         return None
-    if len(minibatch.seen) > 1:
-        names = ", ".join(repr(name) for name in minibatch.seen)
-        raise ConfigError(f"subsampled plates: expected one, got {names}")
-    (plate,) = minibatch.seen.values()
-    return plate, layout
+    return next(iter(seen.values())), layout
 
 
 def find_source(model: Model, args: tuple, kwargs: dict, cache: dict) -> Source | None:
@@ -229,10 +251,7 @@ def _check_traced(source: Source) -> None:
     try:
         jax.eval_shape(source.estimate.log_density, target.arguments, point)
     except CONCRETE_NEEDED as error:
-        raise ConfigError(
-            "model: expected one that does not look at the values of its arrays, which change "
-            "from minibatch to minibatch; give sizes as numbers"
-        ) from error
+        raise ConfigError(LOOKS) from error
 
 
 def host_generator(key: Key) -> np.random.Generator:
