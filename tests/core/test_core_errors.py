@@ -199,6 +199,11 @@ PARTS = [
         "components of the self contrast: expected at least 1, got 0",
     ),
     Bad(
+        "even points of the self contrast",
+        lambda: SelfContrast(48, even=True),
+        "even points of the self contrast: expected a power of two, such as 64, got 48",
+    ),
+    Bad(
         "covariance of the moment contrast",
         lambda: MomentContrast("fulll"),
         "covariance of the moment contrast: expected 'diagonal' or 'full', got 'fulll'",

@@ -225,16 +225,16 @@ def full_exact_loss(method, key):
 def full_semi_implicit_loss(method, key):
     """Minus the mixture bound of Yin & Zhou, differentiated through all of it."""
     posterior, model = method.posterior, method.model
-    count = method.contrast.num_components
 
     def datum(x, key):
         key_noise, key_z = jax.random.split(key)
-        noise = jax.random.normal(key_noise, (1 + count, posterior.noise_dim))
+        own, noise, held = method.contrast.noise(key_noise, posterior.noise_dim, (1,))
+        noise = noise if held else jnp.concatenate([own, noise])
         features = posterior.encoder(x)
-        z = posterior.conditional(features, noise[0]).sample(key_z)
+        z = posterior.conditional(features, own[0]).sample(key_z)
         components = posterior.components(features, noise)
         log_probs = jax.vmap(lambda density: density.log_prob(z))(components)
-        log_mixture = jax.nn.logsumexp(log_probs) - jnp.log(1.0 + count)
+        log_mixture = jax.nn.logsumexp(log_probs) - jnp.log(float(len(noise)))
         return log_mixture - model.log_joint(x, z)
 
     return jnp.mean(jax.vmap(datum)(jnp.asarray(X), jax.random.split(key, len(X))))
@@ -255,14 +255,31 @@ def test_sticking_the_landing_is_unbiased_for_an_exact_density(key):
     assert_same_means(landed, per_key_gradients(method, full_exact_loss, keys[1], 4000))
 
 
-def test_sticking_the_landing_is_unbiased_for_the_self_contrast(key):
+@pytest.mark.parametrize("even", [False, True])
+def test_sticking_the_landing_is_unbiased_for_the_self_contrast(even, key):
     posterior, _ = known_mixture()
     # Off the optimum, so that there is a gradient to compare.
     posterior = eqx.tree_at(lambda p: p.head.bias, posterior, posterior.head.bias + 0.5)
-    method = Method(GAUSSIANS.model(), posterior, SelfContrast(4))
+    method = Method(GAUSSIANS.model(), posterior, SelfContrast(4, even=even))
     keys = jax.random.split(key)
     landed = per_key_gradients(method, library_loss, keys[0], 10_000)
     assert_same_means(landed, per_key_gradients(method, full_semi_implicit_loss, keys[1], 10_000))
+
+
+def test_even_points_waste_less_of_a_lower_bound(key):
+    posterior, covariance = known_mixture()
+    exact = GAUSSIANS.elbo(X, known_mixture_loc(X), covariance).mean()
+
+    def bound(contrast: SelfContrast) -> tuple[float, float]:
+        method = Method(GAUSSIANS.model(), posterior, contrast, posterior_draws=4)
+        one = lambda key: total_loss(method, jnp.asarray(X), key, jnp.ones(()))[1].elbo  # noqa: E731
+        values = np.asarray(jax.jit(jax.vmap(one))(jax.random.split(key, 4000)), np.float64)
+        return values.mean(), values.std() / np.sqrt(len(values))
+
+    independent, error = bound(SelfContrast(16))
+    even, even_error = bound(SelfContrast(16, even=True))
+    assert even < exact + 4 * even_error
+    assert exact - even + 4 * np.hypot(error, even_error) < exact - independent
 
 
 def test_sticking_the_landing_has_no_variance_at_the_exact_posterior(key):

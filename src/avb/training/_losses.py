@@ -149,16 +149,15 @@ def _semi_implicit(method, x, features, key, beta) -> tuple[Scalar, Terms]:
     """Yin & Zhou (2018), eq. 8, its gradient through z alone.
 
     Given the set of mixing variables, z is a draw of the mixture over the set (any of them
-    is as likely to be the one that made it), so the mixture's own score has mean zero.
+    is as likely to be the one that made it), so the mixture's own score has mean zero. In an
+    even set the draw's own variable is one of those shared by all.
     """
     posterior = method.posterior
     assert isinstance(posterior, SemiImplicitPosterior)
     assert isinstance(method.contrast, SelfContrast)
     draws = (x.shape[0], method.posterior_draws)
-    key_own, key_shared, key_z = jax.random.split(key, 3)
-    own = jax.random.normal(key_own, (*draws, posterior.noise_dim))
-    shape = (method.contrast.num_components, posterior.noise_dim)
-    shared = jax.random.normal(key_shared, shape)
+    key_noise, key_z = jax.random.split(key)
+    own, shared, held = method.contrast.noise(key_noise, posterior.noise_dim, draws)
     conditionals = jax.vmap(posterior.components)(features, own)
     sample = jax.vmap(jax.vmap(lambda density, key: density.sample(key)))
     z = sample(conditionals, jax.random.split(key_z, draws))
@@ -168,7 +167,8 @@ def _semi_implicit(method, x, features, key, beta) -> tuple[Scalar, Terms]:
         fresh = GaussianMixture(frozen.components(features, shared))
 
         def of_draw(own, z):
-            logs = jnp.append(fresh.component_log_probs(z), own.log_prob(z))
+            logs = fresh.component_log_probs(z)
+            logs = logs if held else jnp.append(logs, own.log_prob(z))
             return jax.nn.logsumexp(logs) - jnp.log(float(logs.size))
 
         return jax.vmap(of_draw)(own, z)
