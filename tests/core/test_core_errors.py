@@ -323,10 +323,11 @@ SETTINGS = [
     ),
     *(
         Bad(
-            f"ema_decay = {value}",
-            lambda value=value: FitConfig(ema_decay=value),
-            f"ema_decay: expected a number in [0, 1), got {value}",
+            f"{name} = {value}",
+            lambda name=name, value=value: FitConfig(**{name: value}),
+            f"{name}: expected a number in [0, 1), got {value}",
         )
+        for name in ("ema_decay", "momentum")
         for value in (-0.1, 1.0, float("nan"))
     ),
     *(

@@ -27,7 +27,7 @@ from avb.training import DeviceData, State, _batches, _fit, init, run, step
 from avb.training._batches import binarise
 from avb.training._guard import PARTS, part_at_fault, squared_norm
 from avb.training._losses import Terms
-from avb.training._state import copied, players
+from avb.training._state import copied, optimisers, players
 from avb.training._step import AVERAGE_EVERY, Inputs, _average, _clip, _kl_weight
 
 SHAPE, D = (6,), 2
@@ -259,6 +259,17 @@ def test_clipped_gradient_is_what_adam_sees(after_one_and_two):
     assert 0.1 * bound < norm <= bound * (1 + 1e-4)
     # The norms reported are those before clipping.
     assert np.all(first.sums.norms > CLIP)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.5])
+def test_momentum_is_what_a_past_gradient_still_moves(momentum):
+    """After a gradient of 1 and one of 0, Adam's mean is β1 (1 − β1) over 1 − β1²."""
+    for adam in optimisers(FitConfig(momentum=momentum, final_rate=1.0), 10):
+        _, state = adam.update(jnp.ones(()), adam.init(jnp.zeros(())))
+        update, _ = adam.update(jnp.zeros(()), state)
+        expected = momentum / (1 + momentum) / np.sqrt(0.999 / 1.999)
+        rates = (FitConfig().learning_rate, FitConfig().critic_learning_rate)
+        assert min(abs(float(-update) / rate - expected) for rate in rates) < 1e-4
 
 
 def test_average_differs_from_the_last_parameters_but_not_in_kind(after_one_and_two):

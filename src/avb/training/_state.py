@@ -96,7 +96,7 @@ def optimisers(
 
     def adam(peak: float) -> optax.GradientTransformation:
         schedule = optax.cosine_decay_schedule(peak, max(total_steps, 1), config.final_rate)
-        return optax.adam(schedule)
+        return optax.adam(schedule, b1=config.momentum)
 
     return adam(config.learning_rate), adam(config.critic_learning_rate)
 
