@@ -28,7 +28,7 @@ import tyro
 from avb import Inference
 from experiments._results import RESULTS, markdown_table, write_json
 
-DRAWS = 20_000
+DRAWS = 100_000
 LOG_2PI = math.log(2 * math.pi)
 SCHOOLS = np.array([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0])
 SCHOOL_ERRORS = np.array([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0])

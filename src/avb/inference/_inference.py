@@ -11,15 +11,14 @@ import numpy as np
 
 from avb._errors import ConfigError
 from avb._types import Key
-from avb.inference._measure import measure
 from avb.inference._minibatch import run_minibatches
 from avb.inference._mixture import start_mixture
 from avb.inference._modes import find_modes
 from avb.inference._numpyro import numpyro_target
 from avb.inference._posterior import Fit, Posterior, read
+from avb.inference._rounds import refine
 from avb.inference._source import Source, find_source
 from avb.inference._target import Target, density_functions
-from avb.inference._train import Budget, train
 from avb.inference._verdict import judge
 
 
@@ -31,7 +30,8 @@ class Inference:
             one vector of shape ``(dim,)``, followed by the arguments of ``run``.
         dim: Dimensions of the vector; leave it out for a NumPyro model.
         starts: Gaussian fits a round, from which the modes are found.
-        max_steps: Training steps after which to give up on a bound that still rises.
+        max_steps: Training steps of a round after which to give up on a bound that still rises;
+            there are at most three rounds, each finer than the one before.
 
     Raises:
         ConfigError: The model is no function, or a number is out of range.
@@ -95,14 +95,14 @@ class Inference:
                 source, key, starts=self.starts, max_steps=self.max_steps, progress=progress
             )
         target = self.target(*args, **kwargs)
-        keys = jax.random.split(key, 4)
+        keys = jax.random.split(key, 3)
         modes = find_modes(target, keys[0], self.starts)
         mixture = start_mixture(modes.frames, modes.log_weights, keys[1])
-        trained = train(target, mixture, keys[2], Budget(max_steps=self.max_steps), progress)
-        bounds, weights = measure(trained.mixture, target, keys[3])
+        refined = refine(target, mixture, keys[2], self.max_steps, progress)
+        trained = refined.trained
         verdict = judge(
-            bounds,
-            weights,
+            refined.bounds,
+            refined.weights,
             stalled=trained.stalled,
             steps=len(trained.history),
             lost=trained.lost,
@@ -119,7 +119,7 @@ class Inference:
             trained.skipped,
             time.perf_counter() - began,
         )
-        return Posterior(trained.mixture, target, bounds, weights, verdict, fit)
+        return Posterior(trained.mixture, target, refined.bounds, refined.weights, verdict, fit)
 
 
 def load(
