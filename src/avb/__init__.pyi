@@ -40,6 +40,7 @@ from .data import (
 )
 from .evaluation import (
     ActiveUnits as ActiveUnits,
+    Diagnosis as Diagnosis,
     Estimate as Estimate,
     Evaluation as Evaluation,
     FreshCritics as FreshCritics,
@@ -50,6 +51,7 @@ from .evaluation import (
     annealed_bound as annealed_bound,
     bidirectional_bounds as bidirectional_bounds,
     critic_elbo as critic_elbo,
+    diagnose as diagnose,
     elbo as elbo,
     elbo_bracket as elbo_bracket,
     evaluate as evaluate,

@@ -7,7 +7,12 @@ import jax
 from avb._architecture import Architecture
 from avb._method import Method
 from avb._types import Key
-from avb.contrasts import AnchoredSelfContrast, GaussianContrast, PriorContrast, SelfContrast
+from avb.contrasts import (
+    AnchoredMomentContrast,
+    AnchoredSelfContrast,
+    PriorContrast,
+    SelfContrast,
+)
 from avb.critics import ResidualCritic
 from avb.objectives import Logistic, WeightedLogistic
 from avb.posteriors import (
@@ -86,15 +91,15 @@ def avb(architecture: Architecture, *, key: Key) -> Method:
 
 
 def avb_adaptive(architecture: Architecture, *, key: Key) -> Method:
-    """Implicit posterior, learned full-covariance Gaussian contrast, weighted logistic critic.
+    """Implicit posterior, Gaussian contrast with its moments, weighted logistic critic.
 
     References:
         Mescheder, Nowozin & Geiger (2017), https://arxiv.org/abs/1701.04722, section 3.3;
-        the contrast's moments are learned here instead of sampled.
+        the contrast's moments are taken at fixed noise instead of at random draws.
     """
-    model, encoder, shapes, key_posterior, key_contrast, key_critic = _split(architecture, key)
+    model, encoder, shapes, key_posterior, _, key_critic = _split(architecture, key)
     posterior = ImplicitPosterior(encoder, **shapes, key=key_posterior)
-    contrast = GaussianContrast(architecture.width, architecture.latent_dim, key=key_contrast)
+    contrast = AnchoredMomentContrast(posterior.noise_size)
     critic = ResidualCritic(architecture.width, architecture.latent_dim, key=key_critic)
     return Method(
         model, posterior, contrast, critic, WeightedLogistic(), contrast_draws=CONTRAST_DRAWS

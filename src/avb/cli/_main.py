@@ -13,6 +13,7 @@ from rich.markup import escape
 
 from avb._errors import AvbError
 from avb.cli._console import errors
+from avb.cli._diagnose import Diagnose
 from avb.cli._evaluate import Compare, Evaluate
 from avb.cli._train import Resume, Train
 from avb.cli._use import Encode, Methods, Reconstruct, Sample
@@ -29,6 +30,7 @@ Command = (
     Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Resume, tyro.conf.subcommand("resume")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+    | Annotated[Diagnose, tyro.conf.subcommand("diagnose")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]
     | Annotated[Sample, tyro.conf.subcommand("sample")]
     | Annotated[Reconstruct, tyro.conf.subcommand("reconstruct")]

@@ -1,5 +1,6 @@
 """Contrasts r(z|x): densities that leave the critic as little to learn as possible."""
 
+from avb.contrasts._anchored import AnchoredMomentContrast as AnchoredMomentContrast
 from avb.contrasts._base import AbstractContrast as AbstractContrast
 from avb.contrasts._learned import (
     FlowContrast as FlowContrast,

@@ -1,4 +1,5 @@
 from ._active_units import ActiveUnits as ActiveUnits, active_units as active_units
+from ._adversary import Diagnosis as Diagnosis, diagnose as diagnose
 from ._annealed import annealed_bound as annealed_bound
 from ._bidirectional import bidirectional_bounds as bidirectional_bounds
 from ._bracket import elbo_bracket as elbo_bracket

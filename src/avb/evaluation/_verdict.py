@@ -17,7 +17,8 @@ from avb.evaluation._bracket import draw_with_bounds
 from avb.evaluation._critic import CriticDensity, check_critic, critic_density, critic_offset
 from avb.evaluation._draws import check_draws, mean_and_error
 from avb.evaluation._estimate import Estimate
-from avb.evaluation._fresh import FreshCritics, FreshDensity, fresh_critic_elbo
+from avb.evaluation._fresh import FreshCritics, fresh_critic_elbo
+from avb.evaluation._fresh_training import Corner
 from avb.posteriors import AbstractTractablePosterior, SemiImplicitPosterior
 
 SIGMAS = 3.0
@@ -105,8 +106,8 @@ def _against_bounds(parts, components, x, keys):
     return jax.vmap(datum)(x, keys)
 
 
-def _capped_excess(
-    claimed: CriticDensity, fresh: FreshDensity, index, key: Key, draws: int, cap: Scalar
+def capped_excess(
+    claimed: CriticDensity, corner: Corner, key: Key, draws: int, cap: Scalar
 ) -> Float[Array, " s"]:
     """Draws of the integral of the critic's density, less 1, from below.
 
@@ -114,7 +115,6 @@ def _capped_excess(
     the posterior: over the prior, hardly one draw would fall where the posterior lies.
     """
     key_own, key_fitted = jax.random.split(key)
-    corner = fresh.arena.at(index)
     own, fitted = claimed.contrast, corner.contrast
     z = jnp.concatenate(
         [
@@ -139,7 +139,7 @@ def _against_fresh(parts, x, index, keys):
         claimed = critic_density(method, x, corner.features, key_condition, offset)
         z = corner.posterior_draws(key_z, draws)
         missed = fresh.log_prob(index, z) - jax.vmap(claimed.log_prob)(z)
-        excess = _capped_excess(claimed, fresh, index, key_weights, 4 * draws, cap)
+        excess = capped_excess(claimed, corner, key_weights, 4 * draws, cap)
         return mean_and_error(missed), mean_and_error(excess)
 
     return jax.vmap(datum)(x, index, keys)

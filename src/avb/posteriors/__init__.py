@@ -1,6 +1,7 @@
 """Approximate posteriors q(z|x): something to sample, with a density only where there is one."""
 
 from avb.posteriors._base import (
+    AbstractImplicitPosterior as AbstractImplicitPosterior,
     AbstractPosterior as AbstractPosterior,
     AbstractTractablePosterior as AbstractTractablePosterior,
 )

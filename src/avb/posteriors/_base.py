@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from avb._check import expect_equal
-from avb._types import Datum, Features, Key, Latent, Scalar, Shape
+from avb._types import Datum, Features, Key, Latent, Noise, Scalar, Shape
 from avb.densities import AbstractDensity, DiagonalGaussian
 
 
@@ -55,6 +55,26 @@ class AbstractPosterior(eqx.Module):
         keys = jax.random.split(key, math.prod(sample_shape))
         draws = jax.vmap(self.draw, in_axes=(None, 0))(features, keys)
         return draws.reshape(*sample_shape, self.latent_dim)
+
+
+class AbstractImplicitPosterior(AbstractPosterior):
+    """z = g(x, ε) with ε ~ N(0, I): a map of noise, and no density.
+
+    Given the noise, a draw is a function of the datum: at fixed noise the moments of q
+    follow the posterior's parameters exactly.
+    """
+
+    @property
+    @abc.abstractmethod
+    def noise_size(self) -> int:
+        """Number of noise variables of one draw."""
+
+    @abc.abstractmethod
+    def transform(self, features: Features, noise: Noise) -> Latent:
+        """g(x, ε): the latent vector that noise of shape ``(noise_size,)`` gives."""
+
+    def draw(self, features: Features, key: Key) -> Latent:
+        return self.transform(features, jax.random.normal(key, (self.noise_size,)))
 
 
 class AbstractTractablePosterior(AbstractPosterior):

@@ -7,15 +7,15 @@ import jax
 import jax.numpy as jnp
 
 from avb._errors import ConfigError
-from avb._types import Features, Key, Latent, Shape
+from avb._types import Features, Key, Latent, Noise, Shape
 from avb.densities import DiagonalGaussian
 from avb.densities._scale import bounded_log_scale, bounded_shift
 from avb.nets._mlp import with_zero_output
-from avb.posteriors._base import AbstractPosterior, feature_size
+from avb.posteriors._base import AbstractImplicitPosterior, feature_size
 from avb.posteriors._gaussian import diagonal_from
 
 
-class ImplicitPosterior(AbstractPosterior):
+class ImplicitPosterior(AbstractImplicitPosterior):
     """z = g(x, ε) with the noise as an input of the network.
 
     g is a location-scale map of the first d noise variables plus a network of features
@@ -72,8 +72,11 @@ class ImplicitPosterior(AbstractPosterior):
         self.latent_dim = latent_dim
         self.noise_dim = noise_dim
 
-    def draw(self, features: Features, key: Key) -> Latent:
-        noise = jax.random.normal(key, (self.noise_dim,))
+    @property
+    def noise_size(self) -> int:
+        return self.noise_dim
+
+    def transform(self, features: Features, noise: Noise) -> Latent:
         raw = self.head(features)
         frame = diagonal_from(raw[: 2 * self.latent_dim], self.latent_dim)
         bend = self.network(jnp.concatenate([raw[2 * self.latent_dim :], noise]))
@@ -84,7 +87,7 @@ class ImplicitPosterior(AbstractPosterior):
         return diagonal_from(self.head(features)[: 2 * self.latent_dim], self.latent_dim)
 
 
-class BasisPosterior(AbstractPosterior):
+class BasisPosterior(AbstractImplicitPosterior):
     """z = z₀(x) + Σᵢ aᵢ(x) ⊙ vᵢ(εᵢ), the encoder of the paper's image experiments.
 
     The noise networks vᵢ do not see the datum, so that moments of q(z|x) are cheap.
@@ -134,9 +137,13 @@ class BasisPosterior(AbstractPosterior):
 
         self.basis = eqx.filter_vmap(network)(jax.random.split(key_basis, num_basis))
 
-    def draw(self, features: Features, key: Key) -> Latent:
-        noise = jax.random.normal(key, (self.num_basis, self.noise_dim))
-        vectors = eqx.filter_vmap(lambda network, e: network(e))(self.basis, noise)
+    @property
+    def noise_size(self) -> int:
+        return self.num_basis * self.noise_dim
+
+    def transform(self, features: Features, noise: Noise) -> Latent:
+        separate = noise.reshape(self.num_basis, self.noise_dim)
+        vectors = eqx.filter_vmap(lambda network, e: network(e))(self.basis, separate)
         raw = self.head(features).reshape(1 + self.num_basis, self.latent_dim)
         return raw[0] + jnp.sum(raw[1:] * vectors, axis=0)
 

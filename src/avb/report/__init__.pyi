@@ -1,3 +1,4 @@
+from ._adversary import diagnosis_table as diagnosis_table, draw_adversary as draw_adversary
 from ._bounds import (
     draw_annealing as draw_annealing,
     draw_bracket as draw_bracket,

@@ -17,7 +17,7 @@ def evaluation_table(document: dict[str, Any]) -> Table:
         document: What ``evaluate_run`` gave.
     """
     count = document["rows"][0]["data"]
-    table = _table(
+    table = plain_table(
         f"{document['method']} on {document['data']}, {document['settings']['split']} split, "
         f"{count} data, step {document['step']}"
     )
@@ -71,7 +71,7 @@ def comparison_table(documents: list[dict[str, Any]]) -> Table:
         documents: What ``evaluate_run`` gave for each, on the same data.
     """
     first = documents[0]
-    table = _table(
+    table = plain_table(
         f"{first['data']}, {first['settings']['split']} split, {first['rows'][0]['data']} data; "
         "nats per datum ± Monte Carlo s.e."
     )
@@ -135,7 +135,7 @@ def _number(row: dict[str, Any]) -> str:
 
 def methods_table() -> Table:
     """All methods that ``--method`` takes."""
-    table = _table("Methods")
+    table = plain_table("Methods")
     headings = ("name", "posterior q", "contrast r", "critic", "ELBO in training", "paper")
     for heading in headings:
         table.add_column(heading, no_wrap=heading == "name")
@@ -151,7 +151,8 @@ def methods_table() -> Table:
     return table
 
 
-def _table(title: str) -> Table:
+def plain_table(title: str) -> Table:
+    """A table without columns yet, in the style of all others."""
     return Table(
         title=title,
         title_justify="left",

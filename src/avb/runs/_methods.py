@@ -67,7 +67,7 @@ METHODS = (
         "avb_adaptive",
         "AVB with adaptive contrast",
         "implicit",
-        "learned Gaussian",
+        "Gaussian of its moments",
         "weighted logistic",
         "critic estimate",
         "Mescheder et al. 2017, arXiv:1701.04722",

@@ -1,0 +1,85 @@
+"""From the numbers of a diagnosis to the part at fault, and a sentence about it."""
+
+from typing import Literal
+
+from avb.evaluation._verdict import Finding
+
+Fault = Literal["none", "contrast", "critic lags", "critic too weak", "critic overshoots"]
+
+
+def name_fault(
+    *,
+    divergence: Finding,
+    misfit: Finding,
+    too_high: Finding,
+    refitted_too_high: Finding,
+    excess: Finding,
+    tolerance: float,
+) -> Fault:
+    """The part at fault; see :class:`avb.evaluation.Diagnosis` for the numbers.
+
+    Args:
+        divergence: KL(q‖r).
+        misfit: What a Gaussian with the moments of q would spare the critic.
+        too_high: Error of the critic's ELBO.
+        refitted_too_high: The same after the critic alone was trained on.
+        excess: E_r[exp T] − 1.
+        tolerance: Error that is no fault, in nats per datum.
+    """
+    if not too_high.exceeds(tolerance):
+        return "critic overshoots" if excess.exceeds(tolerance) else "none"
+    # The contrast first: what it leaves to be learnt, the critic has to learn again and again.
+    if misfit.nats >= 0.5 * too_high.nats:
+        return "contrast"
+    return "critic lags" if refitted_too_high.nats <= 0.5 * too_high.nats else "critic too weak"
+
+
+def in_words(
+    fault: Fault,
+    *,
+    divergence: Finding,
+    misfit: Finding,
+    too_high: Finding,
+    refitted_too_high: Finding,
+    excess: Finding,
+    learned: bool,
+) -> str:
+    """The fault, its size and what to do about it, in a sentence.
+
+    Args:
+        fault: As :func:`name_fault` gives it.
+        divergence: KL(q‖r).
+        misfit: What a Gaussian with the moments of q would spare the critic.
+        too_high: Error of the critic's ELBO.
+        refitted_too_high: The same after the critic alone was trained on.
+        excess: E_r[exp T] − 1.
+        learned: Whether the contrast has parameters of its own.
+    """
+    size = f"the critic's ELBO is {too_high.nats:.2f} nats too high"
+    if fault == "none":
+        return f"No part is at fault: the critic misses {max(too_high.nats, 0.0):.2f} nats."
+    if fault == "critic overshoots":
+        return (
+            f"The critic overshoots: what it takes for q(z|x) integrates to "
+            f"{1.0 + excess.nats:.2f}; give it more contrast draws, or a lower rate."
+        )
+    if fault == "critic lags":
+        return (
+            f"The critic lags: {size}, and training it alone leaves "
+            f"{max(refitted_too_high.nats, 0.0):.2f}; raise critic_learning_rate or critic_steps."
+        )
+    if fault == "contrast":
+        remedy = (
+            "it follows q too slowly: use AnchoredMomentContrast, or raise critic_learning_rate"
+            if learned
+            else "use AnchoredMomentContrast or GaussianContrast"
+        )
+        return (
+            f"The contrast is at fault: {size}, and of the {divergence.nats:.2f} nats that the "
+            f"contrast leaves to the critic a Gaussian with the moments of q would spare it "
+            f"{misfit.nats:.2f}; {remedy}."
+        )
+    return (
+        f"The critic is too weak: {size}, training it alone leaves {refitted_too_high.nats:.2f}, "
+        f"and no Gaussian contrast would spare it that; use a wider critic, or FlowContrast."
+    )
