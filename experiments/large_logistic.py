@@ -40,14 +40,16 @@ class Config:
     Attributes:
         folder: Where the rows are written, and deleted again.
         sizes: Numbers of rows N.
-        nuts: Those at which NUTS sees all rows.
+        nuts: Those at which NUTS sees all rows, 4 × 1,000 draws after as many of warm-up.
+        timed: Those at which one chain of 200 draws after 200 tells how long that would take.
         seeds: Seeds of each size.
         out: Where results are written, ``.json`` and ``.md``.
     """
 
     folder: Path
     sizes: tuple[int, ...] = (10_000, 100_000, 1_000_000, 10_000_000)
-    nuts: tuple[int, ...] = (10_000, 100_000)
+    nuts: tuple[int, ...] = (10_000,)
+    timed: tuple[int, ...] = (100_000,)
     seeds: int = 3
     out: Path = RESULTS / "large_logistic"
 
@@ -103,15 +105,17 @@ def laplace(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return z, np.linalg.inv(curvature)
 
 
-def run_nuts(x: np.ndarray, y: np.ndarray, key: jax.Array) -> tuple[np.ndarray, float]:
-    """Draws of four chains on all rows, and their seconds."""
+def run_nuts(
+    x: np.ndarray, y: np.ndarray, key: jax.Array, chains: int, draws_each: int
+) -> tuple[np.ndarray, float]:
+    """Draws of chains on all rows, and their seconds."""
     began = time.process_time()
     kernel = NUTS(model)
     mcmc = MCMC(
         kernel,
-        num_warmup=1000,
-        num_samples=1000,
-        num_chains=4,
+        num_warmup=draws_each,
+        num_samples=draws_each,
+        num_chains=chains,
         chain_method="sequential",
         progress_bar=False,
     )
@@ -183,8 +187,11 @@ def one_size(config: Config, rows: int, parts: dict, save) -> None:
         inference = Inference(model)
         chain = None
         if rows in config.nuts:
-            chain, parts["nuts_seconds"] = run_nuts(x, y, jax.random.key(1000))
+            chain, parts["nuts_seconds"] = run_nuts(x, y, jax.random.key(1000), 4, 1000)
             parts["nuts_laplace"] = compare(chain, mean, covariance)
+        if rows in config.timed:
+            _, seconds = run_nuts(x, y, jax.random.key(1000), 1, 200)
+            parts["nuts_scaled"] = 20 * seconds
         for seed in range(len(parts["runs"]), config.seeds):
             found, draws = run(inference, x, y, seed)
             reference = mean, covariance
@@ -220,8 +227,13 @@ def table(results: dict) -> str:
     rows = []
     for size, part in sorted(results.items(), key=lambda item: int(item[0])):
         runs = part["runs"]
+        if not runs:
+            continue
         column = lambda name, digits, runs=runs: spread([r[name] for r in runs], digits)  # noqa: E731
         with_nuts = "nuts_seconds" in part
+        chain = f"{part['nuts_seconds']:.0f}" if with_nuts else "–"
+        if "nuts_scaled" in part:
+            chain = f"≈ {part['nuts_scaled']:.0f}"
         rows.append(
             [
                 f"{int(size):,}",
@@ -229,7 +241,7 @@ def table(results: dict) -> str:
                 column("step_ms", 1),
                 column("start_seconds", 0),
                 column("seconds", 0),
-                f"{part['nuts_seconds']:.0f}" if with_nuts else "–",
+                chain,
                 column("private_mib", 0),
                 column("mapped_mib", 0),
                 "NUTS" if with_nuts else "Laplace",
@@ -255,7 +267,8 @@ def main(config: Config) -> None:
     path.with_suffix(".md").write_text(
         "# Logistic regression on a mapped file\n\n`python -m experiments.large_logistic`: "
         f"{COVARIATES + 1} coefficients, minibatches of {BATCH} rows, processor seconds on one "
-        "core of two that were shared, mean and range over seeds. The start is all before and "
+        "core of two that were shared, mean and range over seeds; NUTS by 4 × 1,000 draws after as "
+        "many of warm-up, ≈ where a twentieth of that was run. The start is all before and "
         "with the first 500 steps, compilation included.\n\n" + table(results)
     )
     print(table(results))

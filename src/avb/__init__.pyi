@@ -62,7 +62,11 @@ from .evaluation import (
     mutual_information as mutual_information,
     smoothed_bracket as smoothed_bracket,
 )
-from .inference import Inference as Inference, Posterior as Posterior
+from .inference import (
+    AmortisedInference as AmortisedInference,
+    Inference as Inference,
+    Posterior as Posterior,
+)
 from .runs import (
     Run as Run,
     RunConfig as RunConfig,

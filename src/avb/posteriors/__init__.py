@@ -14,4 +14,5 @@ from avb.posteriors._implicit import (
     BasisPosterior as BasisPosterior,
     ImplicitPosterior as ImplicitPosterior,
 )
+from avb.posteriors._mixture import MixturePosterior as MixturePosterior
 from avb.posteriors._semi_implicit import SemiImplicitPosterior as SemiImplicitPosterior

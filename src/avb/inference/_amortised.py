@@ -1,0 +1,213 @@
+"""One posterior for all data sets of a model, trained on simulations of it."""
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from avb._check import expect_equal
+from avb._errors import ConfigError, TrainingError
+from avb._types import Key
+from avb.inference._amortised_posterior import AmortisedPosterior
+from avb.inference._amortiser import (
+    Amortiser,
+    Simulations,
+    Standard,
+    SummaryEncoder,
+    optimiser,
+    stretch,
+    trained,
+)
+from avb.inference._simulator import Data, Simulator, flat
+from avb.posteriors import AbstractTractablePosterior, MixturePosterior
+
+if TYPE_CHECKING:
+    from avb.diagnostics import Calibration
+
+STANDARDISED_BY = 10_000
+STRETCH = 500
+MAX_UNUSABLE = 0.1
+
+
+class AmortisedInference:
+    """A posterior for every data set that a NumPyro model may make, trained once.
+
+    Training maximises E[log q(z|x)] over simulations (z, x) from the model: the forward
+    divergence E_p(x)[KL(p(z|x) ‖ q(z|x))], which punishes a q that misses mass. No data are
+    needed, and no gradient of the model; discrete data and latents are no obstacle.
+
+    Args:
+        model: A NumPyro model that draws its data where none are given.
+        *args: The model's arguments, without the data.
+        observed: Names of the sites that are data. What varies from one data set to the next,
+            such as known errors, is a site of them with a distribution of its own.
+        summary: From the data by site to the vector that the network sees; by default all of
+            them in one. Use one that forgets what does not matter, such as an order.
+        posterior: Makes q from ``(encoder, data_shape=…, latent_dim=…, key=…)``.
+        **kwargs: The model's keyword arguments, without the data.
+
+    Raises:
+        ConfigError: Sites that cannot be simulated or inferred; the message names them.
+
+    References:
+        Papamakarios & Murray (2016), https://arxiv.org/abs/1605.06376; Radev et al. (2020),
+        https://arxiv.org/abs/2003.06281.
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        *args: Any,
+        observed: tuple[str, ...],
+        summary: Callable[[Data], Array] = flat,
+        posterior: Callable[..., AbstractTractablePosterior] = MixturePosterior,
+        **kwargs: Any,
+    ):
+        if not callable(model):
+            raise ConfigError(f"model: expected a function, got {type(model).__name__}")
+        self.simulator = Simulator(model, tuple(observed), args, kwargs)
+        self.summary = summary
+        self._make = posterior
+        shape = jax.eval_shape(summary, self.simulator.shapes).shape
+        expect_equal("number of axes of the summary", 1, len(shape))
+        self._amortiser: Amortiser | None = None
+        self.history: list[float] = []
+
+    @property
+    def amortiser(self) -> Amortiser:
+        """q(z|x), trained.
+
+        Raises:
+            ConfigError: There is none yet.
+        """
+        if self._amortiser is None:
+            raise ConfigError("amortised inference: expected a trained posterior; call fit first")
+        return self._amortiser
+
+    def fit(
+        self,
+        key: Key,
+        *,
+        steps: int = 6000,
+        batch_size: int = 256,
+        rate: float = 1e-3,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> "AmortisedInference":
+        """Train on simulations, none of which is used twice.
+
+        Args:
+            key: PRNG key; the same key gives the same posterior bit for bit.
+            steps: Steps, rounded up to whole stretches of 500.
+            batch_size: Simulations a step.
+            rate: Adam's rate at the start; it falls to zero along a cosine.
+            progress: Called with the steps done and those in all.
+
+        Returns:
+            Itself. ``history`` has the mean of −log q(z|x) over each stretch, in nats.
+
+        Raises:
+            ConfigError: A number out of range.
+            TrainingError: Over a tenth of the simulations are not finite.
+        """
+        for name, value in (("steps", steps), ("batch_size", batch_size)):
+            if value < 1:
+                raise ConfigError(f"{name}: expected at least 1, got {value}")
+        keys = jax.random.split(key, 3)
+        amortiser = self._start(keys[0], keys[1])
+        simulations = self._simulations
+        state = optimiser().init(eqx.filter(amortiser, trained(amortiser)))
+        stretches = -(-steps // STRETCH)
+        wave = 0.5 * (1 + np.cos(np.pi * np.arange(stretches * STRETCH) / (stretches * STRETCH)))
+        rates = jnp.asarray(rate * wave.reshape(stretches, STRETCH), jnp.float32)
+        self.history = []
+        for index in range(stretches):
+            key_stretch = jax.random.fold_in(keys[2], index)
+            amortiser, state, losses = stretch(
+                amortiser, state, key_stretch, rates[index], simulations, batch_size
+            )
+            self.history.append(float(jnp.mean(losses)))
+            if progress is not None:
+                progress((index + 1) * STRETCH, stretches * STRETCH)
+        self._amortiser = amortiser
+        return self
+
+    @property
+    def _simulations(self) -> Simulations:
+        return Simulations(self.simulator.simulate, self.summary)
+
+    def _start(self, key_data: Key, key_net: Key) -> Amortiser:
+        """An untrained posterior, in the coordinates of a first sample."""
+        pairs = eqx.filter_jit(self._simulations)(key_data, STANDARDISED_BY)
+        usable = np.asarray(pairs.usable)
+        if np.mean(~usable) > MAX_UNUSABLE:
+            raise TrainingError(
+                f"simulations: expected finite numbers, got NaN or infinity in "
+                f"{np.mean(~usable):.0%} of {STANDARDISED_BY}; narrow the priors",
+                state=None,
+            )
+        z, x = (Standard.of(np.asarray(a)[usable]) for a in (pairs.z, pairs.x))
+        key_encoder, key_posterior = jax.random.split(key_net)
+        posterior = self._make(
+            SummaryEncoder(x, key=key_encoder),
+            data_shape=x.loc.shape,
+            latent_dim=self.simulator.dim,
+            key=key_posterior,
+        )
+        return Amortiser(posterior, z)
+
+    def posterior(self, data: Mapping[str, Any]) -> AmortisedPosterior:
+        """The posterior given one data set.
+
+        Args:
+            data: The observed sites by name, of the shapes that the model draws.
+
+        Raises:
+            DataError: Other names or shapes, or numbers that are not finite.
+        """
+        checked = self.simulator.check(data)
+        target = self.simulator.target(checked)
+        return AmortisedPosterior(self.amortiser, self.summary(checked), target)
+
+    def calibration(
+        self,
+        key: Key,
+        *,
+        simulations: int = 1000,
+        draws: int = 99,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> "Calibration":
+        """Simulation-based calibration: each coordinate of z and log p(z, x) ranked.
+
+        Args:
+            key: PRNG key.
+            simulations: Number of simulations, at least 20.
+            draws: Posterior draws a simulation.
+            progress: Called with the simulations done and those in all.
+
+        Returns:
+            Ranks and tests of their uniformity; see
+            :func:`~avb.diagnostics.simulation_based_calibration`.
+        """
+        from avb.diagnostics import simulation_based_calibration
+
+        amortiser, summary = self.amortiser, self.summary
+        log_density = self.simulator.functions.log_density
+        names = [
+            name + (f"[{','.join(map(str, index))}]" if leaf.shape else "")
+            for name, leaf in sorted(self.simulator.layout.unconstrained.items())
+            for index in np.ndindex(leaf.shape)
+        ]
+        return simulation_based_calibration(
+            self.simulator.simulate,
+            lambda key, data, draws: amortiser.sample(key, summary(data), draws),
+            key=key,
+            simulations=simulations,
+            draws=draws,
+            quantities=lambda z, data: log_density(data, z)[None],
+            names=[*names, "log p(z, x)"],
+            progress=progress,
+        )

@@ -1,0 +1,129 @@
+"""The posterior of one data set, from one that was trained for all."""
+
+import dataclasses
+import functools
+import math
+import warnings
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from avb._types import Key, Latent, Scalar
+from avb.evaluation._weights import log_mean_weights, pareto_k
+from avb.inference._amortiser import Amortiser
+from avb.inference._measure import MAX_PARETO_K, Importance
+from avb.inference._posterior import ResampleWarning
+from avb.inference._target import Sites, Target
+
+WEIGHED = 2000
+
+
+class _Drawn(eqx.Module):
+    """Draws of q with log p and log q."""
+
+    z: Float[Array, "n d"]
+    log_weights: Float[Array, " n"]
+
+
+@eqx.filter_jit
+def _draw(amortiser: Amortiser, x: Array, key: Key, count: int) -> Float[Array, "n d"]:
+    return amortiser.sample(key, x, count)
+
+
+@eqx.filter_jit
+def _weigh(amortiser: Amortiser, x: Array, target: Target, key: Key, count: int) -> _Drawn:
+    z = amortiser.sample(key, x, count)
+    log_q = jax.vmap(lambda z: amortiser.log_prob(x, z))(z)
+    weights = jax.vmap(target.log_density)(z) - log_q
+    return _Drawn(z, jnp.nan_to_num(weights, nan=-jnp.inf, posinf=-jnp.inf))
+
+
+@eqx.filter_jit
+def _constrain(target: Target, z: Float[Array, "n d"]) -> Sites:
+    return jax.vmap(target.constrain)(z)
+
+
+@dataclasses.dataclass(frozen=True)
+class AmortisedPosterior:
+    """The posterior of one data set, as :meth:`AmortisedInference.posterior` gives it.
+
+    Attributes:
+        amortiser: q(z|x) for all data.
+        x: The summary of these.
+        target: The model given these data.
+    """
+
+    amortiser: Amortiser
+    x: Float[Array, " f"]
+    target: Target
+
+    @functools.cached_property
+    def importance(self) -> Importance:
+        """Log evidence, k̂ and effective draws of importance weights over 2,000 draws."""
+        drawn = _weigh(self.amortiser, self.x, self.target, jax.random.key(0), WEIGHED)
+        rows = np.asarray(drawn.log_weights, np.float64)[None, :]
+        mean = log_mean_weights(rows)
+        return Importance(
+            float(mean.values[0]),
+            float(mean.errors[0]),
+            float(mean.effective[0]),
+            float(pareto_k(rows)[0]),
+            rows.size,
+        )
+
+    def log_prob(self, z: Latent) -> Scalar:
+        """Log q of one unconstrained vector, in nats."""
+        return self.amortiser.log_prob(self.x, z)
+
+    def sample_unconstrained(
+        self, key: Key, sample_shape: tuple[int, ...] = (), *, resample: bool = False
+    ) -> Float[Array, "*s d"]:
+        """Draws of the unconstrained vector, of shape ``(*sample_shape, d)``.
+
+        Args:
+            key: PRNG key.
+            sample_shape: Shape of the sample.
+            resample: Choose among ten times as many draws by Pareto-smoothed importance
+                weights, which takes out most of what training left, where k̂ is below 0.7.
+        """
+        count = math.prod(sample_shape)
+        draw = self._resampled if resample else self._plain
+        z = draw(key, count)
+        return z.reshape(*sample_shape, z.shape[1])
+
+    def _plain(self, key: Key, count: int) -> Float[Array, "n d"]:
+        return _draw(self.amortiser, self.x, key, count)
+
+    def _resampled(self, key: Key, count: int) -> Float[Array, "n d"]:
+        if not self.importance.trusted:
+            warnings.warn(
+                f"Pareto k of the importance weights is {self.importance.pareto_k:.2f}, above "
+                f"{MAX_PARETO_K}: resampled draws may be worse than plain ones",
+                ResampleWarning,
+                stacklevel=4,
+            )
+        from arviz_stats.base.array import array_stats
+
+        key_draw, key_choice = jax.random.split(key)
+        drawn = _weigh(self.amortiser, self.x, self.target, key_draw, 10 * max(count, 100))
+        # ArviZ takes log likelihoods, whose negatives are the log weights.
+        smoothed = array_stats.psislw(-np.asarray(drawn.log_weights, np.float64))[0]
+        logits = jnp.asarray(smoothed, drawn.z.dtype)
+        return drawn.z[jax.random.categorical(key_choice, logits, shape=(count,))]
+
+    def sample(
+        self, key: Key, sample_shape: tuple[int, ...] = (), *, resample: bool = False
+    ) -> Sites:
+        """Draws by site, constrained and with deterministic sites, as ``Predictive`` wants them.
+
+        Args:
+            key: PRNG key.
+            sample_shape: Shape of the sample, before each site's own.
+            resample: See :meth:`sample_unconstrained`.
+        """
+        z = self.sample_unconstrained(key, sample_shape, resample=resample)
+        sites = _constrain(self.target, z.reshape(-1, z.shape[-1]))
+        return {name: v.reshape(*sample_shape, *v.shape[1:]) for name, v in sites.items()}
