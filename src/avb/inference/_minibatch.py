@@ -18,6 +18,7 @@ from avb.inference._mixture import ImplicitMixture, start_mixture
 from avb.inference._modes import find_modes, weigh_fits
 from avb.inference._passes import expand_all, log_densities, narrow
 from avb.inference._posterior import Fit, Posterior
+from avb.inference._rounds import refine_by
 from avb.inference._source import Batch, Source, host_generator
 from avb.inference._target import Functions, Target
 from avb.inference._train import (
@@ -25,6 +26,7 @@ from avb.inference._train import (
     Budget,
     State,
     Step,
+    Trained,
     rates_between,
     shared_components,
     steps,
@@ -173,15 +175,24 @@ def run_minibatches(
 ) -> Posterior:
     """A posterior from minibatches; see :meth:`avb.Inference.run`."""
     began = time.perf_counter()
-    keys = jax.random.split(key, 5)
+    keys = jax.random.split(key, 4)
     found, tried, failed, still_open = find_centres(source, keys[0], starts)
     frames, log_weights = weigh_fits(found.target, found.fits, keys[1])
     mixture = start_mixture(frames, log_weights, keys[2])
-    budget = Budget(max_steps=max_steps)
-    components = shared_components(budget, frames.loc.shape[0])
-    stretch = minibatch_stretch(source, found.target, budget.batch, components)
-    trained = train_by(stretch, mixture, keys[3], budget, progress)
-    bounds, weights, error = _numbers(source, found, trained.mixture, keys[4])
+    errors = []
+
+    def train_one(mixture: ImplicitMixture, key: Key, budget: Budget, tell: Callable) -> Trained:
+        components = shared_components(budget, frames.loc.shape[0])
+        stretch = minibatch_stretch(source, found.target, budget.batch, components)
+        return train_by(stretch, mixture, key, budget, tell)
+
+    def measure_one(mixture: ImplicitMixture, key: Key) -> tuple[Bracket, Importance]:
+        bounds, weights, error = _numbers(source, found, mixture, key)
+        errors.append(error)
+        return bounds, weights
+
+    refined = refine_by(train_one, measure_one, mixture, keys[3], max_steps, progress)
+    trained, bounds, weights = refined.trained, refined.bounds, refined.weights
     verdict = judge(
         bounds,
         weights,
@@ -201,5 +212,5 @@ def run_minibatches(
         trained.skipped,
         time.perf_counter() - began,
     )
-    verdict = _verdict(verdict, found, error)
+    verdict = _verdict(verdict, found, errors[-1])
     return Posterior(trained.mixture, found.target, bounds, weights, verdict, fit)

@@ -16,6 +16,9 @@ MAX_ROUNDS = 3
 # Divergence from the target, in nats, that is worth no further round.
 CLOSE = 0.004
 
+# From the start, a key, the budget and what to tell of progress to what a round gave.
+TrainOne = Callable[[ImplicitMixture, Key, Budget, Callable[[int, int], None]], Trained]
+
 
 @dataclasses.dataclass(frozen=True)
 class Refined:
@@ -64,6 +67,34 @@ def refine(
         max_steps: Steps of a round after which to give up on a bound that still rises.
         progress: Called with the stretches done and those at most.
     """
+    return refine_by(
+        lambda mixture, key, budget, tell: train(target, mixture, key, budget, tell),
+        lambda mixture, key: measure(mixture, target, key),
+        mixture,
+        key,
+        max_steps,
+        progress,
+    )
+
+
+def refine_by(
+    train_one: TrainOne,
+    measure_one: Callable[[ImplicitMixture, Key], tuple[Bracket, Importance]],
+    mixture: ImplicitMixture,
+    key: Key,
+    max_steps: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> Refined:
+    """As :func:`refine`, with training and measures of the caller's own.
+
+    Args:
+        train_one: One round of training.
+        measure_one: Bracket and importance weights of its mixture.
+        mixture: The start.
+        key: PRNG key.
+        max_steps: Steps of a round after which to give up on a bound that still rises.
+        progress: Called with the stretches done and those at most.
+    """
     budgets = [budget_of(index, max_steps) for index in range(MAX_ROUNDS)]
     most = sum(-(-b.max_steps // STRETCH) + b.decay_stretches for b in budgets)
     found, history, draws, lost, skipped = None, [], 0, 0.0, 0
@@ -75,12 +106,12 @@ def refine(
             if progress is not None:
                 progress(before + done, most)
 
-        one = train(target, mixture, key_train, budget, tell)
+        one = train_one(mixture, key_train, budget, tell)
         mixture = one.mixture
         history.append(one.history)
         lost, draws = lost + one.lost * len(one.history), draws + len(one.history)
         skipped += one.skipped
-        found = one.stalled, *measure(mixture, target, key_measure)
+        found = one.stalled, *measure_one(mixture, key_measure)
         if is_close(*found[1:]):
             break
     assert found is not None
