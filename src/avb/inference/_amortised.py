@@ -14,6 +14,7 @@ from avb._errors import ConfigError, TrainingError
 from avb._types import Key
 from avb.inference._amortised_posterior import AmortisedPosterior
 from avb.inference._amortiser import (
+    POOL,
     Amortiser,
     Simulations,
     Standard,
@@ -92,7 +93,7 @@ class AmortisedInference:
         self,
         key: Key,
         *,
-        steps: int = 6000,
+        steps: int = 20_000,
         batch_size: int = 256,
         rate: float = 1e-3,
         progress: Callable[[int, int], None] | None = None,
@@ -178,6 +179,7 @@ class AmortisedInference:
         *,
         simulations: int = 1000,
         draws: int = 99,
+        resample: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ) -> "Calibration":
         """Simulation-based calibration: each coordinate of z and log p(z, x) ranked.
@@ -186,6 +188,7 @@ class AmortisedInference:
             key: PRNG key.
             simulations: Number of simulations, at least 20.
             draws: Posterior draws a simulation.
+            resample: Draw by importance weights (unsmoothed, from ten times as many draws).
             progress: Called with the simulations done and those in all.
 
         Returns:
@@ -196,6 +199,15 @@ class AmortisedInference:
 
         amortiser, summary = self.amortiser, self.summary
         log_density = self.simulator.functions.log_density
+
+        def draw(key: Key, data: Data, count: int) -> Array:
+            x = summary(data)
+            if not resample:
+                return amortiser.sample(key, x, count)
+            key_draw, key_choice = jax.random.split(key)
+            z, log_weights = amortiser.weigh(key_draw, x, self.simulator.target(data), POOL * count)
+            return z[jax.random.categorical(key_choice, log_weights, shape=(count,))]
+
         names = [
             name + (f"[{','.join(map(str, index))}]" if leaf.shape else "")
             for name, leaf in sorted(self.simulator.layout.unconstrained.items())
@@ -203,7 +215,7 @@ class AmortisedInference:
         ]
         return simulation_based_calibration(
             self.simulator.simulate,
-            lambda key, data, draws: amortiser.sample(key, summary(data), draws),
+            draw,
             key=key,
             simulations=simulations,
             draws=draws,

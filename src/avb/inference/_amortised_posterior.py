@@ -13,19 +13,12 @@ from jaxtyping import Array, Float
 
 from avb._types import Key, Latent, Scalar
 from avb.evaluation._weights import log_mean_weights, pareto_k
-from avb.inference._amortiser import Amortiser
+from avb.inference._amortiser import POOL, Amortiser
 from avb.inference._measure import MAX_PARETO_K, Importance
 from avb.inference._posterior import ResampleWarning
 from avb.inference._target import Sites, Target
 
 WEIGHED = 2000
-
-
-class _Drawn(eqx.Module):
-    """Draws of q with log p and log q."""
-
-    z: Float[Array, "n d"]
-    log_weights: Float[Array, " n"]
 
 
 @eqx.filter_jit
@@ -34,11 +27,10 @@ def _draw(amortiser: Amortiser, x: Array, key: Key, count: int) -> Float[Array, 
 
 
 @eqx.filter_jit
-def _weigh(amortiser: Amortiser, x: Array, target: Target, key: Key, count: int) -> _Drawn:
-    z = amortiser.sample(key, x, count)
-    log_q = jax.vmap(lambda z: amortiser.log_prob(x, z))(z)
-    weights = jax.vmap(target.log_density)(z) - log_q
-    return _Drawn(z, jnp.nan_to_num(weights, nan=-jnp.inf, posinf=-jnp.inf))
+def _weigh(
+    amortiser: Amortiser, x: Array, target: Target, key: Key, count: int
+) -> tuple[Float[Array, "n d"], Float[Array, " n"]]:
+    return amortiser.weigh(key, x, target, count)
 
 
 @eqx.filter_jit
@@ -63,8 +55,9 @@ class AmortisedPosterior:
     @functools.cached_property
     def importance(self) -> Importance:
         """Log evidence, k̂ and effective draws of importance weights over 2,000 draws."""
-        drawn = _weigh(self.amortiser, self.x, self.target, jax.random.key(0), WEIGHED)
-        rows = np.asarray(drawn.log_weights, np.float64)[None, :]
+        key = jax.random.key(0)
+        log_weights = _weigh(self.amortiser, self.x, self.target, key, WEIGHED)[1]
+        rows = np.asarray(log_weights, np.float64)[None, :]
         mean = log_mean_weights(rows)
         return Importance(
             float(mean.values[0]),
@@ -108,11 +101,12 @@ class AmortisedPosterior:
         from arviz_stats.base.array import array_stats
 
         key_draw, key_choice = jax.random.split(key)
-        drawn = _weigh(self.amortiser, self.x, self.target, key_draw, 10 * max(count, 100))
+        pool = POOL * max(count, 100)
+        z, log_weights = _weigh(self.amortiser, self.x, self.target, key_draw, pool)
         # ArviZ takes log likelihoods, whose negatives are the log weights.
-        smoothed = array_stats.psislw(-np.asarray(drawn.log_weights, np.float64))[0]
-        logits = jnp.asarray(smoothed, drawn.z.dtype)
-        return drawn.z[jax.random.categorical(key_choice, logits, shape=(count,))]
+        smoothed = array_stats.psislw(-np.asarray(log_weights, np.float64))[0]
+        logits = jnp.asarray(smoothed, z.dtype)
+        return z[jax.random.categorical(key_choice, logits, shape=(count,))]
 
     def sample(
         self, key: Key, sample_shape: tuple[int, ...] = (), *, resample: bool = False

@@ -12,10 +12,13 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from avb._types import Features, Key, Latent, Scalar
+from avb.inference._target import Target
 from avb.posteriors import AbstractTractablePosterior
 
 CLIP_NORM = 10.0
 WIDTH, DEPTH = 128, 3
+# Draws for each one that importance weights choose.
+POOL = 10
 
 
 class Standard(eqx.Module):
@@ -95,6 +98,15 @@ class Amortiser(eqx.Module):
     def sample(self, key: Key, x: Float[Array, " f"], count: int) -> Float[Array, "n d"]:
         """Draws of z."""
         return jax.vmap(self.standard.back)(self.posterior.sample(key, x, (count,)))
+
+    def weigh(
+        self, key: Key, x: Float[Array, " f"], target: Target, count: int
+    ) -> tuple[Float[Array, "n d"], Float[Array, " n"]]:
+        """Draws of z, with log p(z, x) − log q(z|x); −∞ where it is not finite."""
+        z = self.sample(key, x, count)
+        log_q = jax.vmap(lambda z: self.log_prob(x, z))(z)
+        weights = jax.vmap(target.log_density)(z) - log_q
+        return z, jnp.nan_to_num(weights, nan=-jnp.inf, posinf=-jnp.inf)
 
 
 def trained(amortiser: Amortiser) -> Amortiser:
