@@ -206,7 +206,8 @@ def table(results: dict) -> str:
     """The report."""
     header = [
         "model", "training, s", "E log q, mixture", "E log q, flow", "SBC p, coordinates",
-        "SBC p, log p(z, x)", "coordinates, resampled", "log p(z, x), resampled", "C2ST, mean (range)", "resampled", "NUTS with itself", "k ≤ 0.7", "ms for 1,000 draws",
+        "SBC p, log p(z, x)", "coordinates, resampled", "log p(z, x), resampled",
+        "C2ST, mean (range)", "resampled", "NUTS with itself", "k ≤ 0.7", "ms for 1,000 draws",
         "NUTS, s",
     ]  # fmt: skip
     rows = []
