@@ -37,5 +37,5 @@ class Diagnose:
             print_json(diagnosis.as_dict())
             return 0
         results().print(diagnosis_table(diagnosis))
-        results().print(diagnosis.sentence, soft_wrap=True)
+        results().print(diagnosis.sentence, soft_wrap=True, markup=False, highlight=False)
         return 0

@@ -2,6 +2,7 @@
 
 import numpy as np
 from matplotlib.axes import Axes
+from rich.markup import escape
 from rich.table import Table
 
 from avb.evaluation import Diagnosis
@@ -110,7 +111,7 @@ def diagnosis_table(diagnosis: Diagnosis) -> Table:
         table.add_column(heading)
     table.add_column("value", justify="right", no_wrap=True)
     for name, meaning, value in _table_rows(diagnosis):
-        table.add_row(name, meaning, value)
+        table.add_row(escape(name), escape(meaning), value)
     return table
 
 
