@@ -147,7 +147,8 @@ class Simulations(eqx.Module):
         z, data = jax.vmap(self.simulate)(jax.random.split(key, count))
         x = jax.vmap(self.summary)(data)
         usable = jnp.isfinite(z).all(axis=1) & jnp.isfinite(x).all(axis=1)
-        return Pairs(*(jnp.where(usable[:, None], a, 0.0) for a in (z, x)), usable)
+        z, x = (jnp.where(usable[:, None], a, 0.0) for a in (z, x))
+        return Pairs(z, x, usable)
 
 
 def forward_loss(amortiser: Amortiser, pairs: Pairs) -> Scalar:

@@ -27,7 +27,7 @@ TERMS_AT_ONCE = 1 << 21
 def _expand_some(
     estimate: Functions, arrays: list, batches: Batch, weights: Array | np.ndarray, centres: Centres
 ) -> Expansion:
-    def add(total: Expansion, given: tuple[Array, Batch]):
+    def add(total: Expansion, given: tuple[Array | np.ndarray, Batch]):
         weight, batch = given
         part = expand(lambda z: estimate.log_density((arrays, batch), z), centres)
         return jax.tree.map(lambda t, p: t + weight * p, total, part), None
@@ -86,7 +86,7 @@ def _remainders(
 ) -> tuple[Array, Array]:
     """Weighted sums of what minibatches' log densities exceed their expansions by, and squares."""
 
-    def add(total, given: tuple[Array, Batch]):
+    def add(total, given: tuple[Array | np.ndarray, Batch]):
         weight, batch = given
         one = jax.tree.map(lambda leaf: leaf[None], batch)
         raw = Corrected.raw(arrays, one, z.shape[1])

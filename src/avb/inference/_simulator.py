@@ -38,7 +38,7 @@ class Simulator:
             raise ConfigError("observed: expected the names of the sites that are data, got none")
         self.shapes = jax.eval_shape(self._simulated_data, jax.random.key(0))
 
-        def of_data(data: Data, *args: Any, **kwargs: Any) -> Any:
+        def of_data(data: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
             return handlers.condition(model, data=data)(*args, **kwargs)
 
         example = self._simulated_data(jax.random.key(0))
