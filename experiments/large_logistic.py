@@ -41,7 +41,7 @@ class Config:
         folder: Where the rows are written, and deleted again.
         sizes: Numbers of rows N.
         nuts: Those at which NUTS sees all rows, 4 × 1,000 draws after as many of warm-up.
-        timed: Those at which one chain of 200 draws after 200 tells how long that would take.
+        timed: Those at which one chain of 100 draws after 100 tells how long that would take.
         seeds: Seeds of each size.
         out: Where results are written, ``.json`` and ``.md``.
     """
@@ -190,8 +190,8 @@ def one_size(config: Config, rows: int, parts: dict, save) -> None:
             chain, parts["nuts_seconds"] = run_nuts(x, y, jax.random.key(1000), 4, 1000)
             parts["nuts_laplace"] = compare(chain, mean, covariance)
         if rows in config.timed:
-            _, seconds = run_nuts(x, y, jax.random.key(1000), 1, 200)
-            parts["nuts_scaled"] = 20 * seconds
+            _, seconds = run_nuts(x, y, jax.random.key(1000), 1, 100)
+            parts["nuts_scaled"] = 40 * seconds
         for seed in range(len(parts["runs"]), config.seeds):
             found, draws = run(inference, x, y, seed)
             reference = mean, covariance
@@ -268,7 +268,7 @@ def main(config: Config) -> None:
         "# Logistic regression on a mapped file\n\n`python -m experiments.large_logistic`: "
         f"{COVARIATES + 1} coefficients, minibatches of {BATCH} rows, processor seconds on one "
         "core of two that were shared, mean and range over seeds; NUTS by 4 × 1,000 draws after as "
-        "many of warm-up, ≈ where a twentieth of that was run. The start is all before and "
+        "many of warm-up, ≈ where a fortieth of that was run. The start is all before and "
         "with the first 500 steps, compilation included.\n\n" + table(results)
     )
     print(table(results))
