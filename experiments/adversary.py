@@ -75,6 +75,12 @@ def anchored(size: int, posterior: ImplicitPosterior, key: Key) -> AbstractContr
 VARIANTS = {
     "learned": Variant("learned Gaussian", learned),
     "anchored": Variant("moments at fixed noise (default)", anchored),
+    "anchored-32": Variant(
+        "moments at 32 points of noise",
+        lambda _, posterior, __: AnchoredMomentContrast(
+            posterior.noise_size, num_anchors=2 * posterior.noise_size
+        ),
+    ),
     "moments-32": Variant("moments of 32 draws", lambda *_: MomentContrast("full", 32)),
     "moments-128": Variant("moments of 128 draws", lambda *_: MomentContrast("full", 128)),
     "rate-2": Variant("learned, rate × 2", learned, fit={"critic_learning_rate": 4e-3}),

@@ -36,8 +36,22 @@ def test_diagnose_keeps_numbers_and_a_picture(diagnosed: Path):
 
 FOUND = Finding(1.5, 0.01)
 DIAGNOSIS = Diagnosis(
-    *("contrast", "The contrast is at fault.", "fresh critics", *[FOUND] * 5),
-    *(2.0, 1.9, 1.8, 0.6, 0.7, (-1.0, 0.0, 1.0) * 2, 0.25, {"critic": 0.5}),
+    fault="contrast",
+    sentence="The contrast is at fault.",
+    reference="fresh critics",
+    divergence=FOUND,
+    misfit=FOUND,
+    too_high=FOUND,
+    refitted_too_high=FOUND,
+    excess=FOUND,
+    loss=2.0,
+    refitted_loss=1.9,
+    best_loss=1.8,
+    accuracy=0.6,
+    best_accuracy=0.7,
+    logits=(-1.0, 0.0, 1.0) * 2,
+    slope_error=0.25,
+    gradient_norms={"critic": 0.5},
     scatter=(np.zeros((4, 2)), np.ones((4, 2))),
 )
 

@@ -100,7 +100,8 @@ def test_undertrained_critic_is_named_and_measured(undertrained):
 def test_slope_error_of_no_critic_is_the_score_of_what_it_misses(undertrained):
     # E|∇T*|² over E|∇ log q|² in whitened coordinates, both by a sum over exact scores.
     posterior, features = curved(), jnp.asarray(X[0], jnp.float32)
-    matched = Matched().condition(posterior, None, features, None)
+    prior, key = MODEL.fixed_prior, jax.random.key(0)
+    matched = Matched().condition(posterior, prior, features, key)
     keys = jax.random.split(jax.random.key(0), 20_000)
     z = jax.vmap(posterior.draw, in_axes=(None, 0))(features, keys)
     score = jax.vmap(jax.grad(lambda z: posterior.log_q(features, z)))(z) @ matched.scale_tril

@@ -146,7 +146,7 @@ def diagnose(
         batch_size=BATCH_SIZE,
         progress=None if progress is None else partial(progress, "draws"),
     )
-    told = dict(zip(PARTS, norms.tolist(), strict=True))
+    told: dict[str, float] = dict(zip(PARTS, norms.tolist(), strict=True))
     return _diagnosis(method, seen, fresh, reference.name, told, tolerance)
 
 

@@ -79,9 +79,19 @@ class ImplicitPosterior(AbstractImplicitPosterior):
     def transform(self, features: Features, noise: Noise) -> Latent:
         raw = self.head(features)
         frame = diagonal_from(raw[: 2 * self.latent_dim], self.latent_dim)
-        bend = self.network(jnp.concatenate([raw[2 * self.latent_dim :], noise]))
-        inner = noise[: self.latent_dim] + bounded_shift(bend)
+        inner = noise[: self.latent_dim] + bounded_shift(self._bend(raw, noise))
         return frame.loc + jnp.exp(frame.log_scale) * inner
+
+    def _bend(self, raw: Features, noise: Noise) -> Latent:
+        """The network of (features, noise); the features' part is shared by all draws."""
+        condition = raw[2 * self.latent_dim :]
+        first, *rest = self.network.layers
+        assert first.bias is not None
+        shared = first.weight[:, : condition.size] @ condition + first.bias
+        hidden = shared + first.weight[:, condition.size :] @ noise
+        for layer in rest:
+            hidden = layer(self.network.activation(hidden))
+        return hidden
 
     def frame(self, features: Features) -> DiagonalGaussian:
         return diagonal_from(self.head(features)[: 2 * self.latent_dim], self.latent_dim)

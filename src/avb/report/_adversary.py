@@ -78,7 +78,7 @@ def _draw_scatter(axes: Axes, diagnosis: Diagnosis) -> None:
 
 def _draw_logits(axes: Axes, diagnosis: Diagnosis) -> None:
     values = [pairs[:, 1] for pairs in diagnosis.scatter]
-    edges = np.histogram_bin_edges(np.concatenate(values), 50)
+    edges = np.histogram_bin_edges(np.concatenate(values), 50).tolist()
     for logits, colour, label in zip(values, (COLOURS[0], COLOURS[1]), ("q", "r"), strict=True):
         axes.hist(logits, edges, density=True, alpha=0.6, color=colour, label=f"draws of {label}")
     axes.set(
