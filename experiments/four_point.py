@@ -19,6 +19,7 @@ import json
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import equinox as eqx
@@ -30,7 +31,7 @@ import tyro
 from jax import lax
 
 from avb import FitConfig, Method
-from avb._types import Key
+from avb._types import Key, Latent
 from avb.contrasts import PriorContrast, SelfContrast
 from avb.critics import ResidualCritic
 from avb.evaluation import elbo, elbo_bracket, smoothed_bracket
@@ -46,18 +47,30 @@ DATA = np.eye(4, dtype=np.float32)
 LIMIT = -math.log(4.0)
 LATENT = 2
 FEATURES = 32
-DRAWS = 64
+# Few draws and many steps: at equal cost 16 draws a datum end 0.01 nats above 64.
+DRAWS = 16
+SELF_DRAWS = 32
 SELF_COMPONENTS = 512
+STEEPNESS = 4.0
 SMOOTHING = 0.02
-EVALUATION_DRAWS = 1024
-EVALUATION_COMPONENTS = 2**16
+EVALUATION_DRAWS = 512
+EVALUATION_COMPONENTS = 2**18
 PAPER = {"gaussian": ("−1.568", "−1.697"), "critic": ("−1.403", "≈ −1.421")}
 TARGETS = (-1.395, -1.41)
 
 
+class SteepDecoder(eqx.Module):
+    """Logits that are a multiple of a network's: edges of width 0.01 ask for slopes of hundreds."""
+
+    network: MLPDecoder
+
+    def __call__(self, z: Latent):
+        return STEEPNESS * self.network(z)
+
+
 def build_model(key: Key) -> LatentVariableModel:
     """Standard normal prior and independent Bernoulli pixels."""
-    decoder = MLPDecoder(LATENT, (1, 4), width=64, depth=2, key=key)
+    decoder = SteepDecoder(MLPDecoder(LATENT, (1, 4), width=64, depth=3, key=key))
     return LatentVariableModel(standard_normal(LATENT), decoder, Bernoulli(), (4,))
 
 
@@ -74,7 +87,7 @@ def self_contrast(key: Key) -> Method:
     """Semi-implicit, the mixture over even points in place of q, no critic."""
     method = semi_implicit_critic(key)
     contrast = SelfContrast(SELF_COMPONENTS, even=True)
-    return Method(method.model, method.posterior, contrast, posterior_draws=DRAWS)
+    return Method(method.model, method.posterior, contrast, posterior_draws=SELF_DRAWS)
 
 
 def semi_implicit_critic(key: Key) -> Method:
@@ -124,7 +137,7 @@ class Recipe:
     Attributes:
         title: Its name in the table.
         make: The method from a key.
-        steps: Training steps, of 64 draws of each of the four data.
+        steps: Training steps.
         rate: Adam's peak rate of model and posterior.
         critic_rate: That of the critic.
         momentum: Adam's first moment.
@@ -150,9 +163,9 @@ class Recipe:
 
 
 RECIPES = {
-    "gaussian": Recipe("Gaussian VAE", gaussian, 2000, 5e-3),
-    "self": Recipe("self contrast", self_contrast, 4000, 6e-3),
-    "critic": Recipe("critic, implicit", critic, 5000, 4e-3, 8e-3, 0.0),
+    "gaussian": Recipe("Gaussian VAE", gaussian, 5000, 3e-3),
+    "self": Recipe("self contrast", self_contrast, 8000, 6e-3),
+    "critic": Recipe("critic, implicit", critic, 25000, 2e-3, 4e-3, 0.0),
 }
 
 
@@ -177,14 +190,14 @@ class Config:
 
 def bounds(method: Method, key: Key) -> tuple:
     """The ELBO, or its bounds, as two estimates."""
-    parts = (method.model, method.posterior, DATA)
-    if isinstance(method.posterior, GaussianPosterior):
-        exact = elbo(*parts, key=key, draws=4096)
+    model, posterior = method.model, method.posterior
+    if isinstance(posterior, GaussianPosterior):
+        exact = elbo(model, posterior, DATA, key=key, draws=4096)
         return exact, exact
-    sizes = {"draws": EVALUATION_DRAWS, "components": EVALUATION_COMPONENTS}
-    if isinstance(method.posterior, SemiImplicitPosterior):
-        return elbo_bracket(*parts, key=key, **sizes)
-    return smoothed_bracket(*parts, key=key, noise=SMOOTHING, **sizes)
+    bracket = partial(elbo_bracket, model, posterior)
+    if not isinstance(posterior, SemiImplicitPosterior):
+        bracket = partial(smoothed_bracket, model, posterior, noise=SMOOTHING)
+    return bracket(DATA, key=key, draws=EVALUATION_DRAWS, components=EVALUATION_COMPONENTS)
 
 
 def measure(method: Method, trained_elbo: float, key: Key) -> dict:
