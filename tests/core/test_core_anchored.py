@@ -10,6 +10,7 @@ from avb import ConfigError
 from avb.contrasts import AnchoredMomentContrast
 from avb.contrasts._anchored import balanced_anchors
 from avb.densities import FullGaussian
+from avb.densities._scale import bounded_shift
 from avb.posteriors import BasisPosterior, GaussianPosterior, ImplicitPosterior
 
 D = 3
@@ -59,6 +60,15 @@ def test_moments_of_a_bent_posterior_are_near():
     white = np.linalg.solve(np.asarray(found.scale_tril), (draws - np.asarray(found.loc)).T)
     np.testing.assert_allclose(white.mean(axis=1), 0.0, atol=3 / np.sqrt(1024))
     np.testing.assert_allclose(np.cov(white), np.eye(D), atol=3 * np.sqrt(2 / 1024))
+
+
+def test_shared_first_layer_is_the_network_of_features_and_noise():
+    posterior = implicit(bend=0.3)
+    noise = jax.random.normal(jax.random.key(4), (posterior.noise_size,))
+    raw, frame = posterior.head(FEATURES), posterior.frame(FEATURES)
+    bend = posterior.network(jnp.concatenate([raw[2 * D :], noise]))
+    expected = frame.loc + jnp.exp(frame.log_scale) * (noise[:D] + bounded_shift(bend))
+    np.testing.assert_allclose(posterior.transform(FEATURES, noise), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_key_plays_no_part():
