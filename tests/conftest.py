@@ -1,4 +1,6 @@
+import gc
 import os
+from collections.abc import Iterator
 
 # Tests run tiny networks for a few steps: nearly all of their time is XLA compiling, and without
 # its optimisations that takes half as long. To be set before JAX is imported.
@@ -19,3 +21,15 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 def key() -> Key:
     """The root of a test's randomness."""
     return jax.random.key(SEED)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _forget_programs() -> Iterator[None]:
+    """Drop a module's compiled programs when it ends.
+
+    Each keeps some memory maps, of which a Linux process may have 65,530: those of all tests
+    together are more, and then XLA crashes.
+    """
+    yield
+    jax.clear_caches()
+    gc.collect()
