@@ -132,7 +132,9 @@ def nuts(case: Case, mcmc: MCMC, data: dict, key: jax.Array) -> tuple[np.ndarray
     return np.column_stack([mu, logit, np.log(found["width"])]), seconds
 
 
-def against_nuts(case: Case, amortised: AmortisedInference) -> list[dict]:
+def against_nuts(
+    case: Case, amortised: AmortisedInference, results: list[dict], save: Callable[[], None]
+) -> None:
     """C2ST on further data sets; the same draws of NUTS for both ways to draw."""
 
     def conditioned(data):
@@ -147,7 +149,6 @@ def against_nuts(case: Case, amortised: AmortisedInference) -> list[dict]:
         progress_bar=False,
         jit_model_args=True,
     )
-    results = []
     simulate = jax.jit(amortised.simulator.simulate)
     for index, key in enumerate(jax.random.split(jax.random.key(2), DATA_SETS)):
         keys = jax.random.split(key, 5)
@@ -169,8 +170,8 @@ def against_nuts(case: Case, amortised: AmortisedInference) -> list[dict]:
             test = c2st(z, reference, key=keys[4], repetitions=3)
             row[name], row["null"] = test.accuracy, test.null_mean
         results.append(row)
+        save()
         print(index, row, flush=True)
-    return results
 
 
 def run(config: Config, name: str, parts: dict, save: Callable[[], None]) -> None:
@@ -193,8 +194,8 @@ def run(config: Config, name: str, parts: dict, save: Callable[[], None]) -> Non
                 parts[f"calibration_{way}"] = found
                 print(way, found, flush=True)
                 save()
-            parts["nuts"] = against_nuts(case, amortised)
-            save()
+            parts["nuts"] = []
+            against_nuts(case, amortised, parts["nuts"], save)
 
 
 def calibrated(p_values: dict[str, float]) -> tuple[str, str]:
