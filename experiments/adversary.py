@@ -74,12 +74,10 @@ def anchored(size: int, posterior: ImplicitPosterior, key: Key) -> AbstractContr
 
 VARIANTS = {
     "learned": Variant("learned Gaussian", learned),
-    "anchored": Variant("moments at fixed noise (default)", anchored),
-    "anchored-32": Variant(
-        "moments at 32 points of noise",
-        lambda _, posterior, __: AnchoredMomentContrast(
-            posterior.noise_size, num_anchors=2 * posterior.noise_size
-        ),
+    "anchored": Variant("moments at 32 points of noise (default)", anchored),
+    "anchored-64": Variant(
+        "moments at 64 points of noise",
+        lambda _, posterior, __: AnchoredMomentContrast(posterior.noise_size, num_anchors=64),
     ),
     "moments-32": Variant("moments of 32 draws", lambda *_: MomentContrast("full", 32)),
     "moments-128": Variant("moments of 128 draws", lambda *_: MomentContrast("full", 128)),

@@ -18,7 +18,7 @@ from avb.posteriors import AbstractImplicitPosterior, AbstractPosterior
 
 # As a share of each variance, so that a covariance without full rank has a factor.
 RELATIVE_JITTER = 1e-4
-FEWEST_ANCHORS = 64
+FEWEST_ANCHORS = 32
 
 
 def balanced_anchors(noise_size: int, num_anchors: int, seed: int) -> Float[Array, "k e"]:
@@ -46,7 +46,7 @@ class AnchoredMomentContrast(AbstractContrast):
 
     Args:
         noise_size: Noise variables of the posterior.
-        num_anchors: K, even and at least ``2 noise_size``; by default that and at least 64.
+        num_anchors: K, even and at least ``2 noise_size``; by default that and at least 32.
         seed: Seed of the Sobol sequence's scrambling.
 
     Raises:
