@@ -1,5 +1,6 @@
 """The front door: a NumPyro model or a log density in, a posterior out."""
 
+import dataclasses
 import os
 import time
 from collections.abc import Callable
@@ -11,15 +12,20 @@ import numpy as np
 
 from avb._errors import ConfigError
 from avb._types import Key
+from avb.inference._files import read
+from avb.inference._framed import FramedSampler
+from avb.inference._measure import measure
+from avb.inference._methods import MethodName, check_dim, check_method, train_method
 from avb.inference._minibatch import run_minibatches
 from avb.inference._mixture import start_mixture
-from avb.inference._modes import find_modes
+from avb.inference._modes import Modes, find_modes
 from avb.inference._numpyro import numpyro_target
-from avb.inference._posterior import Fit, Posterior, read
+from avb.inference._posterior import Fit, Posterior
+from avb.inference._restarts import refine_all, start_mixtures
 from avb.inference._rounds import refine
 from avb.inference._source import Source, find_source
 from avb.inference._target import Target, density_functions
-from avb.inference._verdict import judge
+from avb.inference._verdict import UNJUDGED, judge
 
 
 class Inference:
@@ -29,12 +35,19 @@ class Inference:
         model: A NumPyro model; or, with ``dim``, an unnormalised log density: a function of
             one vector of shape ``(dim,)``, followed by the arguments of ``run``.
         dim: Dimensions of the vector; leave it out for a NumPyro model.
+        method: ``"self"``, an implicit mixture by self contrast; ``"critic"``, an implicit
+            posterior by adversarial training over a learned Gaussian contrast, which has no
+            density and no bracket; ``"gaussian"`` and ``"gaussian-diagonal"``; ``"flow"``,
+            coupling layers, for two dimensions and more.
+        restarts: Trainings of method ``"self"`` from the same Gaussian fits, side by side in one
+            program; the posterior is all of them, weighted, and tells how far they agree. Each
+            takes as many steps as the first.
         starts: Gaussian fits a round, from which the modes are found.
         max_steps: Training steps of a round after which to give up on a bound that still rises;
             there are at most three rounds, each finer than the one before.
 
     Raises:
-        ConfigError: The model is no function, or a number is out of range.
+        ConfigError: The model is no function, the method unknown, or a number out of range.
     """
 
     def __init__(
@@ -42,15 +55,23 @@ class Inference:
         model: Callable[..., Any],
         *,
         dim: int | None = None,
+        method: MethodName = "self",
+        restarts: int = 1,
         starts: int = 16,
         max_steps: int = 6000,
     ):
         if not callable(model):
             raise ConfigError(f"model: expected a function, got {type(model).__name__}")
-        for name, value in (("dim", dim), ("starts", starts), ("max_steps", max_steps)):
+        sizes = {"dim": dim, "restarts": restarts, "starts": starts, "max_steps": max_steps}
+        for name, value in sizes.items():
             if value is not None and value < 1:
                 raise ConfigError(f"{name}: expected at least 1, got {value}")
-        self.model, self.dim, self.starts, self.max_steps = model, dim, starts, max_steps
+        check_method(method)
+        if restarts > 1 and method != "self":
+            raise ConfigError(f"restarts with method {method!r}: expected 1, got {restarts}")
+        self.method: MethodName = method
+        self.model, self.dim = model, dim
+        self.restarts, self.starts, self.max_steps = restarts, starts, max_steps
         self._cache: dict = {}
 
     def target(self, *args: Any, **kwargs: Any) -> Target:
@@ -91,14 +112,41 @@ class Inference:
         began = time.perf_counter()
         source = self._source(args, kwargs)
         if source is not None:
+            if self.method != "self":
+                raise ConfigError(
+                    f"method of a model with a subsampled plate: expected 'self', got "
+                    f"{self.method!r}"
+                )
             return run_minibatches(
                 source, key, starts=self.starts, max_steps=self.max_steps, progress=progress
             )
         target = self.target(*args, **kwargs)
-        keys = jax.random.split(key, 3)
-        modes = find_modes(target, keys[0], self.starts)
-        mixture = start_mixture(modes.frames, modes.log_weights, keys[1])
-        refined = refine(target, mixture, keys[2], self.max_steps, progress)
+        check_dim(self.method, target.dim)
+        key_modes, key_rest = jax.random.split(key)
+        modes = find_modes(target, key_modes, self.starts)
+        if self.method == "self":
+            posterior = self._run_self(target, modes, key_rest, progress)
+        else:
+            posterior = self._run_other(target, modes, key_rest, progress)
+        seconds = time.perf_counter() - began
+        posterior.fit = dataclasses.replace(posterior.fit, seconds=seconds)
+        return posterior
+
+    def _run_self(
+        self,
+        target: Target,
+        modes: Modes,
+        key: Key,
+        progress: Callable[[int, int], None] | None,
+    ) -> Posterior:
+        key_start, key_train = jax.random.split(key)
+        fits, agreement = (modes.frames, modes.log_weights), None
+        if self.restarts == 1:
+            mixture = start_mixture(*fits, key_start)
+            refined = refine(target, mixture, key_train, self.max_steps, progress)
+        else:
+            mixtures = start_mixtures(*fits, key_start, self.restarts)
+            refined, agreement = refine_all(target, mixtures, key_train, self.max_steps, progress)
         trained = refined.trained
         verdict = judge(
             refined.bounds,
@@ -107,6 +155,7 @@ class Inference:
             steps=len(trained.history),
             lost=trained.lost,
             modes_open=modes.still_open,
+            agreement=agreement,
         )
         shares = np.asarray(jnp.exp(trained.mixture.log_weights), np.float64)
         fit = Fit(
@@ -117,9 +166,30 @@ class Inference:
             len(trained.history),
             trained.lost,
             trained.skipped,
-            time.perf_counter() - began,
+            seconds=0.0,
+            agreement=agreement,
         )
         return Posterior(trained.mixture, target, refined.bounds, refined.weights, verdict, fit)
+
+    def _run_other(
+        self,
+        target: Target,
+        modes: Modes,
+        key: Key,
+        progress: Callable[[int, int], None] | None,
+    ) -> Posterior:
+        key_train, key_measure = jax.random.split(key)
+        approximation, steps, skipped = train_method(
+            self.method, target, modes, key_train, self.max_steps, progress
+        )
+        fit = Fit(1, (1.0,), modes.starts, modes.failed, steps, 0.0, skipped, 0.0, self.method)
+        if isinstance(approximation, FramedSampler):
+            return Posterior(approximation, target, None, None, UNJUDGED, fit)
+        bounds, weights = measure(approximation, target, key_measure)
+        verdict = judge(
+            bounds, weights, stalled=True, steps=steps, lost=0.0, modes_open=modes.still_open
+        )
+        return Posterior(approximation, target, bounds, weights, verdict, fit)
 
 
 def load(

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 
 from avb._types import Key
 from avb.evaluation._weights import log_mean_weights, pareto_k
+from avb.inference._framed import FramedDensity
 from avb.inference._mixture import ImplicitMixture, log_mean
 from avb.inference._points import even_points, shifted_normal
 from avb.inference._target import Target
@@ -30,7 +31,7 @@ class Bracket:
         lower_error: Standard error of the lower bound.
         upper_error: Standard error of the upper bound.
         draws: Posterior draws.
-        components: K.
+        components: K; 0 where the density is exact and both bounds are the ELBO.
     """
 
     lower: float
@@ -41,9 +42,10 @@ class Bracket:
     components: int
 
     def __str__(self) -> str:
+        how = f"K = {self.components}" if self.components else "exact density"
         return (
             f"[{self.lower:.4f} ± {self.lower_error:.4f}, {self.upper:.4f} ± "
-            f"{self.upper_error:.4f}] nats ({self.draws} draws, K = {self.components})"
+            f"{self.upper_error:.4f}] nats ({self.draws} draws, {how})"
         )
 
 
@@ -70,6 +72,20 @@ class Importance:
     effective: float
     pareto_k: float
     draws: int
+
+    @property
+    def upper(self) -> float:
+        """An upper bound of the log evidence, ½ log E_q[(p/q)²], where q covers the target.
+
+        It exceeds the log evidence by ½ log(1 + χ²). Like every number from draws of q it knows
+        nothing of a mode without draws, and is itself estimated: read it with k̂.
+
+        References:
+            Dieng et al. (2017), https://arxiv.org/abs/1611.00328, eq. 2.
+        """
+        if not self.effective > 0:
+            return math.inf
+        return self.log_evidence + 0.5 * math.log(self.draws / self.effective)
 
     @property
     def trusted(self) -> bool:
@@ -128,6 +144,12 @@ def propose(mixture: ImplicitMixture, key: Key) -> Proposed:
     return Proposed(z, within, across)
 
 
+def _exact(density: FramedDensity, key: Key) -> Proposed:
+    z = jax.vmap(density.sample)(jax.random.split(key, 2 * COMPONENTS))
+    log_q = jax.vmap(density.log_prob)(z)
+    return Proposed(z, log_q, log_q)
+
+
 def weighed(proposed: Proposed, log_p: Float[Array, " s"]) -> Weighed:
     """Bracket and importance weights of draws whose log p is known."""
     lower, upper = log_p - proposed.log_within, log_p - proposed.log_across
@@ -136,13 +158,15 @@ def weighed(proposed: Proposed, log_p: Float[Array, " s"]) -> Weighed:
 
 
 @eqx.filter_jit
-def weigh(mixture: ImplicitMixture, target: Target, key: Key) -> Weighed:
+def weigh(mixture: ImplicitMixture | FramedDensity, target: Target, key: Key) -> Weighed:
     """Bracket and importance weights, in one compiled program."""
-    proposed = propose(mixture, key)
+    proposed = _exact(mixture, key) if isinstance(mixture, FramedDensity) else propose(mixture, key)
     return weighed(proposed, jax.vmap(target.log_density)(proposed.z))
 
 
-def measure(mixture: ImplicitMixture, target: Target, key: Key) -> tuple[Bracket, Importance]:
+def measure(
+    mixture: ImplicitMixture | FramedDensity, target: Target, key: Key
+) -> tuple[Bracket, Importance]:
     """Both bounds of the ELBO; log evidence and k̂ of the importance weights.
 
     The mixture over a set of ε has q as its mean over sets. As the ELBO is concave in the density,
@@ -153,7 +177,10 @@ def measure(mixture: ImplicitMixture, target: Target, key: Key) -> tuple[Bracket
         Yin & Zhou (2018), https://arxiv.org/abs/1805.11183; Sobolev & Vetrov (2019),
         https://arxiv.org/abs/1909.03354.
     """
-    return summarise(weigh(mixture, target, key))
+    bounds, weights = summarise(weigh(mixture, target, key))
+    if isinstance(mixture, FramedDensity):
+        bounds = dataclasses.replace(bounds, components=0)
+    return bounds, weights
 
 
 def summarise(weighed: Weighed) -> tuple[Bracket, Importance]:

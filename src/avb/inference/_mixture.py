@@ -167,6 +167,10 @@ class ImplicitMixture(eqx.Module):
         part = jax.random.categorical(key_part, self.log_weights)
         return self.emit(self.components(noise), part, key_z), noise
 
+    def sample(self, key: Key) -> Latent:
+        """One z."""
+        return self.draw(key)[0]
+
 
 @eqx.filter_jit
 def start_mixture(frames: Frames, log_weights: Float[Array, " c"], key: Key) -> ImplicitMixture:

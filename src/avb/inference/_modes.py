@@ -116,11 +116,7 @@ def _frames(fits: list[GaussianFit]) -> Frames:
 
 @eqx.filter_jit
 def _weights(target: Target, frames: Frames, key: Key) -> Float[Array, " c"]:
-    """Log weights that maximise the mixture's ELBO, which is concave in the weights.
-
-    The steps w_c ← w_c exp(E_c[log p − log q]) change nothing where the mixture is best; with
-    one, they solve the case of separated Gaussians.
-    """
+    """Log weights of Gaussians that maximise the ELBO of their mixture."""
     count, dim = frames.loc.shape
     u = jax.random.normal(key, (count, WEIGHT_DRAWS, dim))
     z = frames.loc[:, None, :] + jnp.einsum("cij,csj->csi", frames.factor, u)
@@ -128,6 +124,19 @@ def _weights(target: Target, frames: Frames, key: Key) -> Float[Array, " c"]:
     parts = -0.5 * jnp.sum(white**2, axis=-1) - frames.log_det[None, None, :]
     parts = parts - 0.5 * dim * jnp.log(2.0 * jnp.pi)
     log_p = jax.vmap(jax.vmap(target.log_density))(z)
+    return best_weights(parts, log_p)
+
+
+def best_weights(parts: Float[Array, "c s c"], log_p: Float[Array, "c s"]) -> Float[Array, " c"]:
+    """Log weights that maximise a mixture's ELBO, which is concave in the weights.
+
+    The steps w_c ← w_c exp(E_c[log p − log q]) change nothing where the mixture is best; with
+    one, they solve the case of separated parts.
+
+    Args:
+        parts: Log density of each part (last axis) at draws of each part (first).
+        log_p: The target at the draws.
+    """
     log_p = jnp.maximum(jnp.nan_to_num(log_p, nan=-1e10, neginf=-1e10), -1e10)
 
     def improve(log_w, _):
@@ -135,7 +144,8 @@ def _weights(target: Target, frames: Frames, key: Key) -> Float[Array, " c"]:
         gain = jnp.mean(log_p - log_q, axis=1)
         return jax.nn.log_softmax(log_w + 0.7 * gain), None
 
-    start = jnp.full(count, -jnp.log(float(count)), frames.loc.dtype)
+    count = parts.shape[0]
+    start = jnp.full(count, -jnp.log(float(count)), parts.dtype)
     return lax.scan(improve, start, None, length=WEIGHT_STEPS)[0]
 
 

@@ -2,12 +2,10 @@
 
 import dataclasses
 import functools
-import json
 import math
 import os
 import warnings
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import equinox as eqx
 import jax
@@ -15,14 +13,23 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from avb._errors import ConfigError, RunError
+from avb._errors import ConfigError
 from avb._types import Key
-from avb.inference._measure import MAX_PARETO_K, Bracket, Importance, weigh
-from avb.inference._mixture import Frames, ImplicitMixture
+from avb.inference._framed import FramedDensity, FramedSampler
+from avb.inference._measure import MAX_PARETO_K, Bracket, Importance, Weighed, weigh
+from avb.inference._methods import MethodName, as_model, no_data
+from avb.inference._mixture import ImplicitMixture
+from avb.inference._restarts import Agreement
 from avb.inference._target import Sites, Target
 from avb.inference._verdict import Verdict
 
-FORMAT = 2
+if TYPE_CHECKING:
+    from xarray import DataTree
+
+    from avb.evaluation import Estimate
+    from avb.evaluation._fresh import FreshCritics
+
+Approximation = ImplicitMixture | FramedDensity | FramedSampler
 CHUNK = 1000
 SUMMARY_DRAWS = 4000
 
@@ -44,6 +51,8 @@ class Fit:
         lost: Share of draws at which log p or its gradient was not finite.
         skipped: Steps skipped for a gradient that was not finite.
         seconds: Wall time of the run, compilation included.
+        method: The method of inference.
+        agreement: Of several restarts; ``None`` if there was one.
     """
 
     modes: int
@@ -54,11 +63,13 @@ class Fit:
     lost: float
     skipped: int
     seconds: float
+    method: MethodName = "self"
+    agreement: Agreement | None = None
 
 
 @eqx.filter_jit
-def _drawn(mixture: ImplicitMixture, keys: Array) -> Float[Array, "n d"]:
-    return jax.vmap(lambda key: mixture.draw(key)[0])(keys)
+def _drawn(approximation: Approximation, keys: Array) -> Float[Array, "n d"]:
+    return jax.vmap(approximation.sample)(keys)
 
 
 @eqx.filter_jit
@@ -66,36 +77,126 @@ def _constrained(target: Target, z: Float[Array, "n d"]) -> Sites:
     return jax.vmap(target.constrain)(z)
 
 
+def all_constrained(target: Target, z: Float[Array, "n d"]) -> Sites:
+    """The sites of several draws, in chunks of one compiled program."""
+    count = z.shape[0]
+    z = _padded(z, -count % CHUNK)
+    parts = [_constrained(target, z[i : i + CHUNK]) for i in range(0, len(z), CHUNK)]
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[:count], *parts)
+
+
 def _padded(array: Array, count: int) -> Array:
     return jnp.concatenate([array, jnp.broadcast_to(array[-1:], (count, *array.shape[1:]))])
+
+
+Number = TypeVar("Number")
+
+
+def _existing(name: str, number: Number | None) -> Number:
+    if number is None:
+        raise ConfigError(
+            f"{name}: expected a posterior with a density, got one of method 'critic', which can "
+            "only be sampled; use smoothed_bracket(key) for bounds of the posterior with a little "
+            "noise, or fresh_critics(key) for an estimate and a bound from above"
+        )
+    return number
 
 
 class Posterior:
     """An implicit posterior of a model, as :meth:`avb.Inference.run` gives it.
 
     Attributes:
-        elbo: Bracket of its ELBO, in nats.
-        importance: Log evidence, k̂ and effective draws of its importance weights.
         verdict: Whether it converged, and why not.
         fit: How it came about.
-        mixture: q(z) over the unconstrained vector z.
+        approximation: q(z) over the unconstrained vector z.
     """
 
     def __init__(
         self,
-        mixture: ImplicitMixture,
+        approximation: Approximation,
         target: Target | None,
-        elbo: Bracket,
-        importance: Importance,
+        elbo: Bracket | None,
+        importance: Importance | None,
         verdict: Verdict,
         fit: Fit,
     ):
-        self.mixture = mixture
-        self.elbo = elbo
-        self.importance = importance
+        self.approximation = approximation
+        self._elbo = elbo
+        self._importance = importance
         self.verdict = verdict
         self.fit = fit
         self._target = target
+
+    @property
+    def has_density(self) -> bool:
+        """Whether there are bounds and importance weights."""
+        return self._elbo is not None
+
+    @property
+    def elbo(self) -> Bracket:
+        """Bracket of the ELBO, in nats.
+
+        Raises:
+            ConfigError: The method is ``"critic"``, whose posterior has no density.
+        """
+        return _existing("elbo", self._elbo)
+
+    @property
+    def importance(self) -> Importance:
+        """Log evidence, k̂ and effective draws of the importance weights.
+
+        Raises:
+            ConfigError: The method is ``"critic"``, whose posterior has no density.
+        """
+        return _existing("importance", self._importance)
+
+    def smoothed_bracket(
+        self, key: Key, *, draws: int = 2000, components: int = 4096
+    ) -> tuple["Estimate", "Estimate"]:
+        """Both bounds of the ELBO of the posterior with a little noise, for method ``"critic"``.
+
+        See :func:`avb.evaluation.smoothed_bracket`: the lower one is a bound of the log evidence.
+        """
+        from avb.evaluation import smoothed_bracket
+
+        model, sampler = self._sampler("smoothed_bracket")
+        return smoothed_bracket(
+            model, sampler, no_data(), key=key, draws=draws, components=components
+        )
+
+    def fresh_critics(self, key: Key, *, draws: int = 2000) -> "FreshCritics":
+        """The ELBO by critics that are trained anew, for method ``"critic"``.
+
+        See :func:`avb.evaluation.fresh_critic_elbo`: an estimate, and a bound from above.
+        """
+        from avb.evaluation import fresh_critic_elbo
+
+        model, sampler = self._sampler("fresh_critics")
+        return fresh_critic_elbo(model, sampler, no_data(), key=key, draws=draws)
+
+    @property
+    def target(self) -> Target:
+        """The log density and the transforms to the sites.
+
+        Raises:
+            ConfigError: The posterior was loaded without the model.
+        """
+        if self._target is None:
+            raise ConfigError(
+                "sample: expected the model, whose transforms give the sites, got none; pass it to "
+                "avb.inference.load, or use sample_unconstrained"
+            )
+        return self._target
+
+    def _sampler(self, name: str) -> tuple:
+        if not isinstance(self.approximation, FramedSampler):
+            raise ConfigError(
+                f"{name}: expected a posterior without a density, of method 'critic', got method "
+                f"{self.fit.method!r}; use elbo"
+            )
+        if self._target is None:
+            raise ConfigError(f"{name}: expected a model, got none; give it to avb.inference.load")
+        return as_model(self._target, self.approximation.frame), self.approximation.inner
 
     @property
     def converged(self) -> bool:
@@ -116,11 +217,11 @@ class Posterior:
         chunks = -(-count // CHUNK)
         draw = self._resampled if resample else self._plain
         parts = [draw(k) for k in jax.random.split(key, chunks)]
-        z = jnp.concatenate(parts) if parts else jnp.zeros((0, self.mixture.dim))
-        return z[:count].reshape(*sample_shape, self.mixture.dim)
+        z = jnp.concatenate(parts) if parts else jnp.zeros((0, self.approximation.dim))
+        return z[:count].reshape(*sample_shape, self.approximation.dim)
 
     def _plain(self, key: Key) -> Float[Array, "n d"]:
-        return _drawn(self.mixture, jax.random.split(key, CHUNK))
+        return _drawn(self.approximation, jax.random.split(key, CHUNK))
 
     def _resampled(self, key: Key) -> Float[Array, "n d"]:
         """Draws chosen by their smoothed importance weights."""
@@ -136,13 +237,19 @@ class Posterior:
         from arviz_stats.base.array import array_stats
 
         key_draw, key_choice = jax.random.split(key)
-        weighed = weigh(self.mixture, self._target, key_draw)
+        weighed = self._weighed(key_draw)
         # ArviZ takes log likelihoods, whose negatives are the log weights.
         smoothed = array_stats.psislw(-np.asarray(weighed.log_weights, np.float64))[0]
         chosen = jax.random.categorical(
             key_choice, jnp.asarray(smoothed, weighed.z.dtype), shape=(CHUNK,)
         )
         return weighed.z[chosen]
+
+    def _weighed(self, key: Key) -> Weighed:
+        _existing("importance", self._importance)
+        assert self._target is not None
+        assert not isinstance(self.approximation, FramedSampler)
+        return weigh(self.approximation, self._target, key)
 
     def sample(
         self, key: Key, sample_shape: tuple[int, ...] = (), *, resample: bool = False
@@ -152,28 +259,18 @@ class Posterior:
         Args:
             key: PRNG key.
             sample_shape: Shape of the sample, before each site's own.
-            resample: Choose among about twice as many draws by Pareto-smoothed importance
+            resample: Choose among about four times as many draws by Pareto-smoothed importance
                 weights, which takes out most of what bias the posterior has where k̂ is
                 below 0.7; a few draws then occur more than once.
 
         Raises:
             ConfigError: The posterior was loaded without the model.
         """
-        if self._target is None:
-            raise ConfigError(
-                "sample: expected the model, whose transforms give the sites, got none; pass it to "
-                "avb.inference.load, or use sample_unconstrained"
-            )
-        z = self.sample_unconstrained(key, sample_shape, resample=resample)
-        flat = z.reshape(-1, self.mixture.dim)
-        count = flat.shape[0]
-        if count == 0:
+        target = self.target
+        if math.prod(sample_shape) == 0:
             raise ConfigError(f"sample_shape: expected at least one draw, got {sample_shape}")
-        flat = _padded(flat, -count % CHUNK)
-        parts = [
-            _constrained(self._target, flat[i : i + CHUNK]) for i in range(0, len(flat), CHUNK)
-        ]
-        sites = jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[:count], *parts)
+        z = self.sample_unconstrained(key, sample_shape, resample=resample)
+        sites = all_constrained(target, z.reshape(-1, self.approximation.dim))
         return {k: v.reshape(*sample_shape, *v.shape[1:]) for k, v in sites.items()}
 
     def summary(self) -> list[dict[str, Any]]:
@@ -208,69 +305,41 @@ class Posterior:
         return "\n".join(lines)
 
     def __str__(self) -> str:
-        found = self.importance
-        lines = [
-            f"ELBO in {self.elbo}",
-            f"log evidence {found.log_evidence:.4f} ± {found.error:.4f} by importance weighting, "
-            f"k = {found.pareto_k:.2f}, {found.effective:.0f} effective of {found.draws} draws",
-            f"{self.fit.modes} parts of weights "
+        lines = []
+        if self._elbo is not None and self._importance is not None:
+            found = self._importance
+            lines = [
+                f"ELBO in {self._elbo}",
+                f"log evidence {found.log_evidence:.4f} ± {found.error:.4f} by importance "
+                f"weighting, at least {self._elbo.lower:.4f}, at most {found.upper:.4f} if the "
+                f"posterior covers the target; k = {found.pareto_k:.2f}, "
+                f"{found.effective:.0f} effective of {found.draws} draws",
+            ]
+        lines += [
+            f"method {self.fit.method}: {self.fit.modes} parts of weights "
             + ", ".join(f"{w:.3f}" for w in self.fit.weights)
             + f"; {self.fit.steps} steps, {self.fit.seconds:.1f} s",
+            *([str(self.fit.agreement)] if self.fit.agreement else []),
             str(self.verdict),
         ]
         return "\n".join(([self._table, ""] if self._target is not None else []) + lines)
 
     def save(self, path: str | os.PathLike) -> None:
         """Write all but the model into one ``.npz`` file, without pickle."""
-        leaves = jax.tree.leaves(eqx.filter(self.mixture, eqx.is_array))
-        arrays = {f"leaf_{i}": np.asarray(leaf) for i, leaf in enumerate(leaves)}
-        about = {
-            "format": FORMAT,
-            "shape": list(self.mixture.frames.loc.shape),
-            "dtype": str(self.mixture.logits.dtype),
-            "elbo": dataclasses.asdict(self.elbo),
-            "importance": dataclasses.asdict(self.importance),
-            "verdict": dataclasses.asdict(self.verdict),
-            "fit": dataclasses.asdict(self.fit),
-        }
-        partial = Path(f"{os.fspath(path)}.partial")
-        with partial.open("wb") as file:
-            arrays["about"] = np.frombuffer(json.dumps(about).encode(), np.uint8)
-            np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
-        os.replace(partial, path)
+        from avb.inference._files import write
 
+        write(path, self)
 
-def read(path: str | os.PathLike, target: Target | None) -> Posterior:
-    """The posterior in a file that :meth:`Posterior.save` wrote.
+    def to_arviz(self, *, draws: int = 4000, key: Key | None = None) -> "DataTree":
+        """Draws, log densities and diagnostics as ArviZ has them; see :func:`as_data_tree`.
 
-    Raises:
-        RunError: No such file, or another's; or one of another version.
-        ConfigError: The model has another dimension than the posterior.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            about = json.loads(file["about"].tobytes())
-            arrays = [file[f"leaf_{i}"] for i in range(len(file.files) - 1)]
-    except (OSError, ValueError, KeyError) as error:
-        raise RunError(f"{os.fspath(path)}: expected a saved posterior, got {error}") from error
-    if about["format"] != FORMAT:
-        raise RunError(
-            f"{os.fspath(path)}: expected format {FORMAT}, got {about['format']}; "
-            "it was saved by another version of avb"
-        )
-    count, dim = about["shape"]
-    if target is not None and target.dim != dim:
-        raise ConfigError(
-            f"dimensions of the loaded posterior's model: expected {dim}, got {target.dim}"
-        )
-    zeros = jnp.zeros((count, dim))
-    frames = Frames(zeros, jnp.zeros((count, dim, dim)), jnp.zeros((count, dim, dim)), zeros[:, 0])
-    like = ImplicitMixture(frames, zeros[:, 0], key=jax.random.key(0))
-    held, rest = eqx.partition(like, eqx.is_array)
-    leaves = [jnp.asarray(array) for array in arrays]
-    mixture = eqx.combine(jax.tree.unflatten(jax.tree.structure(held), leaves), rest)
-    verdict = Verdict(about["verdict"]["converged"], tuple(about["verdict"]["reasons"]))
-    fit = Fit(**{**about["fit"], "weights": tuple(about["fit"]["weights"])})
-    return Posterior(
-        mixture, target, Bracket(**about["elbo"]), Importance(**about["importance"]), verdict, fit
-    )
+        Args:
+            draws: Number of draws, all of one chain: they are independent.
+            key: PRNG key; by default a fixed one.
+
+        Raises:
+            ConfigError: ``arviz-base`` is not installed, or there is no model.
+        """
+        from avb.inference._arviz import as_data_tree
+
+        return as_data_tree(self, draws, jax.random.key(0) if key is None else key)

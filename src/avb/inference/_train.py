@@ -262,16 +262,17 @@ def train_by(
     budget: Budget,
     progress: Callable[[int, int], None] | None = None,
 ) -> Trained:
-    """As :func:`train`, with stretches of the caller's own."""
-    count = mixture.frames.loc.shape[0]
-    state, history, stalled = start(mixture), [], False
+    """As :func:`train`, with stretches of the caller's own, of one mixture or of stacked ones."""
+    count, stacked = mixture.frames.loc.shape[-2], mixture.logits.ndim > 1
+    state = eqx.filter_vmap(start)(mixture) if stacked else start(mixture)
+    history, stalled = [], False
     steady = -(-budget.max_steps // STRETCH)
     most = steady + budget.decay_stretches
 
     def run(index: int, rates: tuple[float, float]) -> None:
         nonlocal state
         state, bounds = stretch(state, jax.random.fold_in(key, index), jnp.asarray(rates))
-        history.append(np.asarray(bounds))
+        history.append(np.mean(np.asarray(bounds).reshape(-1, STRETCH), axis=0))
         if progress is not None:
             progress(index + 1, most)
 
@@ -285,10 +286,9 @@ def train_by(
         ends = [budget.rate * (1 - (index + i) / budget.decay_stretches) for i in (0, 1)]
         run(done + index, (ends[0], ends[1]))
     bounds = np.concatenate(history)
-    each = draws_of_each(budget.batch, count) * count
-    return Trained(
-        state.average, bounds, stalled, int(state.lost) / (each * len(bounds)), int(state.skipped)
-    )
+    draws = draws_of_each(budget.batch, count) * count * len(bounds) * state.lost.size
+    lost, skipped = int(np.sum(state.lost)) / draws, int(np.sum(state.skipped))
+    return Trained(state.average, bounds, stalled, lost, skipped)
 
 
 def _gain(history: list[np.ndarray]) -> float:

@@ -3,10 +3,14 @@
 import dataclasses
 
 from avb.inference._measure import MAX_PARETO_K, Bracket, Importance
+from avb.inference._restarts import Agreement
 
 MAX_LOST = 0.01
 MAX_WIDTH = 0.1
-MAX_DIVERGENCE = 0.1
+# By Pinsker's inequality no classifier can then be right in more than 55% of its guesses.
+MAX_DIVERGENCE = 0.02
+MAX_RHAT = 1.01
+MAX_ACCURACY = 0.55
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +29,12 @@ class Verdict:
         return "converged" if self.converged else "NOT CONVERGED: " + "; ".join(self.reasons)
 
 
+UNJUDGED = Verdict(
+    converged=False,
+    reasons=("a posterior without a density has no bracket to judge it by; see fresh_critics",),
+)
+
+
 def judge(
     bracket: Bracket,
     importance: Importance,
@@ -33,6 +43,7 @@ def judge(
     steps: int,
     lost: float,
     modes_open: bool,
+    agreement: Agreement | None = None,
 ) -> Verdict:
     """All that speaks against a posterior.
 
@@ -43,6 +54,7 @@ def judge(
         steps: Steps of training.
         lost: Share of draws at which log p was not finite.
         modes_open: Whether the last starts still found new modes.
+        agreement: Of several restarts, if there were any.
     """
     reasons = []
     if not stalled:
@@ -63,4 +75,10 @@ def judge(
     noise = 3.0 * (importance.error + bracket.upper_error)
     if not divergence - noise <= MAX_DIVERGENCE:
         reasons.append(f"its divergence from the target is at least {divergence:.2f} nats")
+    if agreement is not None and not (
+        agreement.rhat <= MAX_RHAT and agreement.c2st <= MAX_ACCURACY
+    ):
+        reasons.append(
+            f"the restarts disagree: R-hat {agreement.rhat:.3f}, C2ST {agreement.c2st:.3f}"
+        )
     return Verdict(not reasons, tuple(reasons))

@@ -1,0 +1,99 @@
+"""Posteriors in files: arrays and numbers, no code."""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from avb._errors import ConfigError, RunError
+from avb.inference._framed import single_frame
+from avb.inference._measure import Bracket, Importance
+from avb.inference._methods import MethodName, skeleton
+from avb.inference._mixture import Frames, ImplicitMixture
+from avb.inference._posterior import Approximation, Fit, Posterior
+from avb.inference._restarts import Agreement
+from avb.inference._target import Target
+from avb.inference._verdict import Verdict
+
+FORMAT = 3
+
+
+def _frames_of(approximation: Approximation) -> Frames:
+    if isinstance(approximation, ImplicitMixture):
+        return approximation.frames
+    return approximation.frame
+
+
+def write(path: str | os.PathLike, posterior: Posterior) -> None:
+    """Write all but the model into one ``.npz`` file, at once or not at all."""
+    held = eqx.filter(posterior.approximation, eqx.is_array)
+    arrays = {f"leaf_{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(held))}
+    has_density = posterior.has_density
+    about = {
+        "format": FORMAT,
+        "shape": list(_frames_of(posterior.approximation).loc.shape),
+        "elbo": dataclasses.asdict(posterior.elbo) if has_density else None,
+        "importance": dataclasses.asdict(posterior.importance) if has_density else None,
+        "verdict": dataclasses.asdict(posterior.verdict),
+        "fit": dataclasses.asdict(posterior.fit),
+    }
+    partial = Path(f"{os.fspath(path)}.partial")
+    with partial.open("wb") as file:
+        arrays["about"] = np.frombuffer(json.dumps(about).encode(), np.uint8)
+        np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
+    os.replace(partial, path)
+
+
+def _like(method: MethodName, count: int, dim: int) -> Approximation:
+    """An approximation of the same structure, whatever its numbers."""
+    if method != "self":
+        return skeleton(method, single_frame(jnp.zeros(dim), jnp.eye(dim)))
+    zeros = jnp.zeros((count, dim))
+    frames = Frames(zeros, jnp.zeros((count, dim, dim)), jnp.zeros((count, dim, dim)), zeros[:, 0])
+    return ImplicitMixture(frames, zeros[:, 0], key=jax.random.key(0))
+
+
+def _fit(about: dict) -> Fit:
+    agreement = about["agreement"]
+    if agreement is not None:
+        pairs = {name: tuple(agreement[name]) for name in ("weights", "elbos")}
+        agreement = Agreement(**{**agreement, **pairs})
+    return Fit(**{**about, "weights": tuple(about["weights"]), "agreement": agreement})
+
+
+def read(path: str | os.PathLike, target: Target | None) -> Posterior:
+    """The posterior in a file that :func:`write` made.
+
+    Raises:
+        RunError: No such file, or another's; or one of another version.
+        ConfigError: The model has another dimension than the posterior.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            about = json.loads(file["about"].tobytes())
+            arrays = [file[f"leaf_{i}"] for i in range(len(file.files) - 1)]
+    except (OSError, ValueError, KeyError) as error:
+        raise RunError(f"{os.fspath(path)}: expected a saved posterior, got {error}") from error
+    if about["format"] != FORMAT:
+        raise RunError(
+            f"{os.fspath(path)}: expected format {FORMAT}, got {about['format']}; "
+            "it was saved by another version of avb"
+        )
+    count, dim = about["shape"]
+    if target is not None and target.dim != dim:
+        raise ConfigError(
+            f"dimensions of the loaded posterior's model: expected {dim}, got {target.dim}"
+        )
+    fit = _fit(about["fit"])
+    held, rest = eqx.partition(_like(fit.method, count, dim), eqx.is_array)
+    leaves = [jnp.asarray(array) for array in arrays]
+    approximation = eqx.combine(jax.tree.unflatten(jax.tree.structure(held), leaves), rest)
+    verdict = Verdict(about["verdict"]["converged"], tuple(about["verdict"]["reasons"]))
+    elbo = None if about["elbo"] is None else Bracket(**about["elbo"])
+    weights = None if about["importance"] is None else Importance(**about["importance"])
+    return Posterior(approximation, target, elbo, weights, verdict, fit)
