@@ -1,7 +1,7 @@
 """The data of a model that sees minibatches: rows on the host, in memory or in a mapped file."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import equinox as eqx
@@ -184,6 +184,34 @@ def _plate(model: Model, structure: Any, leaves: list) -> tuple[Subsample, Layou
     return next(iter(seen.values())), layout
 
 
+def _joiner(
+    structure: Any, kinds: list, fixed: tuple[Fixed | None, ...], like: list[np.ndarray]
+) -> Callable[[PyTree], tuple]:
+    """Puts a minibatch, the arrays in memory and all else back together as arguments.
+
+    Args:
+        structure: Of positional and keyword arguments.
+        kinds: Of each argument: ``"mapped"``, ``True`` for one in memory, ``False`` for others.
+        fixed: The others.
+        like: Shapes and types of the mapped ones, without the data, which functions outlive.
+    """
+
+    def join(arguments: tuple[list[Array], Batch]) -> tuple:
+        arrays, batch = arguments
+        in_memory, of_batch, all_rows = iter(arrays), iter(batch.rows), iter(like)
+        rows, joined = [], []
+        for kind, leaf in zip(kinds, fixed, strict=True):
+            if kind == "mapped":
+                rows.append(Rows(next(all_rows), jnp.asarray(next(of_batch))))
+                joined.append(rows[-1])
+            else:
+                joined.append(next(in_memory) if leaf is None else leaf.value)
+        args, kwargs = jax.tree.unflatten(structure, joined)
+        return (batch.index, rows, *args), kwargs
+
+    return join
+
+
 def find_source(model: Model, args: tuple, kwargs: dict, cache: dict) -> Source | None:
     """The data of a model with a subsampled plate; ``None`` if it has none.
 
@@ -218,27 +246,11 @@ def find_source(model: Model, args: tuple, kwargs: dict, cache: dict) -> Source 
                 f"{plate.size} rows of plate '{plate.name}'; {WAY_OUT}"
             )
 
-    def join(arguments: tuple[list[Array], Batch]) -> tuple:
-        in_memory, batch = iter(arguments[0]), iter(arguments[1].rows)
-        all_rows = iter(mapped_like)
-        rows = []
-        joined = []
-        for kind, leaf in zip(kinds, fixed, strict=True):
-            if kind == "mapped":
-                rows.append(Rows(next(all_rows), jnp.asarray(next(batch))))
-                joined.append(rows[-1])
-            else:
-                joined.append(next(in_memory) if leaf is None else leaf.value)
-        args, kwargs = jax.tree.unflatten(structure, joined)
-        return (arguments[1].index, rows, *args), kwargs
-
-    # Shapes and types without the data, which the functions outlive.
-    mapped_like = [np.broadcast_to(np.zeros((), a.dtype), a.shape) for a in mapped]
-
     def of_rows(index: Array, rows: list[Rows], *args: Any, **kwargs: Any) -> Any:
         return Minibatch(model, rows, index)(*args, **kwargs)
 
-    estimate = numpyro_functions(of_rows, layout, join)
+    like = [np.broadcast_to(np.zeros((), a.dtype), a.shape) for a in mapped]
+    estimate = numpyro_functions(of_rows, layout, _joiner(structure, kinds, fixed, like))
     source = Source(plate, layout.dim, arrays, mapped, estimate, _surrogate_functions(estimate))
     _check_traced(source)
     cache[signature] = plate, source.dim, estimate, source.surrogate
