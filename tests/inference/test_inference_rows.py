@@ -312,3 +312,16 @@ def test_a_mapped_array_without_a_subsampled_plate_is_read_whole(files):
     target = Inference(model).target(files[0])
     expected = st.norm.logpdf(0.5) + st.norm.logpdf(np.mean(files[0]), 0.5, 1)
     assert float(target.log_density(jnp.asarray([0.5]))) == pytest.approx(expected, rel=1e-5)
+
+
+def test_one_method_and_no_restarts(files, key):
+    for settings, message in (
+        ({"restarts": 2}, "restarts of a model with a subsampled plate: expected 1, got 2"),
+        (
+            {"method": "gaussian"},
+            "method of a model with a subsampled plate: expected 'self', got 'gaussian'",
+        ),
+    ):
+        with pytest.raises(ConfigError) as error:
+            Inference(linear, **settings).run(key, *files)
+        assert str(error.value) == message

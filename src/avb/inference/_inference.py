@@ -117,6 +117,10 @@ class Inference:
                     f"method of a model with a subsampled plate: expected 'self', got "
                     f"{self.method!r}"
                 )
+            if self.restarts > 1:
+                raise ConfigError(
+                    f"restarts of a model with a subsampled plate: expected 1, got {self.restarts}"
+                )
             return run_minibatches(
                 source, key, starts=self.starts, max_steps=self.max_steps, progress=progress
             )
