@@ -181,7 +181,7 @@ def agree(mixtures: ImplicitMixture, whole: ImplicitMixture, target: Target, key
         target: p.
         key: PRNG key.
     """
-    from arviz_stats.base import array_stats
+    from arviz_stats.base.array import array_stats
 
     from avb.diagnostics import c2st
 
