@@ -102,7 +102,7 @@ def diagnose(
     Log q is the exact density, a large mixture of conditionals, or for a posterior that can only be
     sampled the better of two: fresh critics over a Gaussian with its moments, and the
     critic that was trained on. The better is the one with the larger E_q[log q̂] + 1 − ∫ q̂,
-    which never exceeds E_q[log q].
+    which does not exceed E_q[log q], up to Monte Carlo error and a cap on q̂ / r.
 
     Args:
         method: All parts, with a critic.

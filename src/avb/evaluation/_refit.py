@@ -9,7 +9,8 @@ from jaxtyping import Array, Float
 from avb._method import Method
 from avb._types import Key, Scalar
 from avb.critics import AbstractCritic
-from avb.training._losses import contest
+from avb.training._guard import squared_norm
+from avb.training._losses import contest, total_loss
 
 RATE = 2e-3
 BATCH_SIZE = 128
@@ -60,8 +61,6 @@ def gradient_norms(method: Method, data: Float[Array, "n ..."], key: Key) -> Flo
 
     As training sees them: batches of 128 data with new draws, eight of them.
     """
-    from avb.training._guard import squared_norm
-    from avb.training._losses import total_loss
 
     def once(key: Key) -> Float[Array, " 4"]:
         key_index, key_loss = jax.random.split(key)
