@@ -65,7 +65,7 @@ def _mean_slopes(target: Target, fit: GaussianFit, key: Key) -> tuple[Array, Arr
     def log_density(u: Latent) -> Scalar:
         return target.log_density(fit.loc + fit.factor @ u)
 
-    gradients = jax.vmap(jax.grad(log_density))(points)
+    gradients: Array = jax.vmap(jax.grad(log_density))(points)
     ok = jnp.isfinite(gradients).all(axis=1)
     gradients = jnp.where(ok[:, None], gradients, 0.0)
     # E[∇²_u log p] = E[∇_u log p uᵀ] (Stein), so that no second derivative is taken.

@@ -127,14 +127,17 @@ def self_contrast_loss(
     white = jax.vmap(jax.vmap(frozen.frames.whiten))(z).reshape(-1, count, mixture.dim)
     log_sum = frozen.log_sum(white, lax.stop_gradient(given)).reshape(each, count)
     log_contrast = log_sum - math.log(components)
-    log_p, slope = jax.vmap(jax.vmap(jax.value_and_grad(target.log_density)))(lax.stop_gradient(z))
+    both = jax.vmap(jax.vmap(jax.value_and_grad(target.log_density)))(lax.stop_gradient(z))
+    log_p: Array = both[0]
+    slope: Array = both[1]
     ok = jnp.isfinite(log_p) & jnp.isfinite(slope).all(axis=-1)
     slope = jnp.where(ok[..., None], slope, 0.0)
     in_frame = jnp.linalg.norm(jnp.einsum("cij,sci->scj", frozen.frames.factor, slope), axis=-1)
     slope = slope * jnp.minimum(1.0, MAX_SLOPE / jnp.maximum(in_frame, 1e-30))[..., None]
     # Linear in z, with the gradient of log p: it was computed once, and checked.
     through_z = jnp.sum(lax.stop_gradient(slope) * (z - lax.stop_gradient(z)), axis=-1)
-    gain = jnp.where(ok, log_p + through_z - log_contrast, 0.0)
+    gained: Array = log_p + through_z - log_contrast
+    gain = jnp.where(ok, gained, 0.0)
     means = jnp.sum(gain, axis=0) / jnp.maximum(jnp.sum(ok, axis=0), 1)
     bound = jnp.sum(jnp.exp(mixture.log_weights) * means)
     return -bound, (lax.stop_gradient(bound), jnp.sum(~ok))
