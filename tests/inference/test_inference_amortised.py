@@ -67,7 +67,7 @@ def test_importance_weights_find_the_evidence(amortised, key):
     assert found.trusted
     assert found.log_evidence == pytest.approx(truth, abs=4 * found.error + 1e-4)
     mean, deviation = exact(Y, error)
-    draws = 4000
+    draws = 1000
     z = np.asarray(posterior.sample_unconstrained(key, (draws,), resample=True))
     assert abs(z[:, 0].mean() - mean) / deviation < 5 / math.sqrt(draws)
     assert abs(z[:, 0].std() / deviation - 1) < 4 / math.sqrt(draws)
