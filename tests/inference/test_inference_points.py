@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import scipy.stats as st
 
+from avb.densities._points import even_points, shifted_normal
 from avb.inference import Importance
 from avb.inference._framed import single_frame
 from avb.inference._mixture import MAX_COUPLED, ImplicitMixture
-from avb.inference._points import even_points, shifted_normal
 from avb.inference._train import draws_of_each, shared_components
 
 SETS, COUNT, DIM = 2000, 64, 3

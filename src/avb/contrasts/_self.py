@@ -13,7 +13,7 @@ from avb._errors import ConfigError
 from avb._types import Features, Key, Shape
 from avb.contrasts._base import AbstractContrast
 from avb.densities import DefensiveMixture, GaussianMixture
-from avb.inference._points import even_points, shifted_normal
+from avb.densities._points import even_points, shifted_normal
 from avb.posteriors import AbstractPosterior, SemiImplicitPosterior
 
 

@@ -10,10 +10,10 @@ from jaxtyping import Array, Float
 
 from avb._errors import ConfigError
 from avb._types import Key
+from avb.densities._points import even_points, shifted_normal
 from avb.inference._framed import FramedDensity, FramedSampler
 from avb.inference._measure import AT_ONCE, COMPONENTS
 from avb.inference._mixture import log_mean
-from avb.inference._points import even_points, shifted_normal
 from avb.inference._posterior import Approximation, Posterior, all_constrained
 from avb.inference._target import Sites, Target
 

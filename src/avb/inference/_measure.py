@@ -11,10 +11,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from avb._types import Key
+from avb.densities._points import even_points, shifted_normal
 from avb.evaluation._weights import log_mean_weights, pareto_k
 from avb.inference._framed import FramedDensity
 from avb.inference._mixture import ImplicitMixture, log_mean
-from avb.inference._points import even_points, shifted_normal
 from avb.inference._target import Target
 
 COMPONENTS = 2048

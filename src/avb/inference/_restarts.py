@@ -10,10 +10,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from avb._types import Key
+from avb.densities._points import even_points, shifted_normal
 from avb.inference._measure import AT_ONCE, measure
 from avb.inference._mixture import Frames, ImplicitMixture, log_mean, start_mixture
 from avb.inference._modes import best_weights
-from avb.inference._points import even_points, shifted_normal
 from avb.inference._rounds import Refined, refine_by
 from avb.inference._target import Target
 from avb.inference._train import (
