@@ -128,4 +128,4 @@ def best_shift(
 
     found, _ = jax.lax.fori_loop(0, steps, step, (start, adam.init(start)))
     improved = climbed(found, key_choice, CHOICE_DRAWS) > climbed(start, key_choice, CHOICE_DRAWS)
-    return jnp.where(improved, found, start)
+    return jax.lax.select(improved, found, start)

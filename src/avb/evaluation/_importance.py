@@ -32,7 +32,7 @@ def _log_weights(parts, x, keys):
             log_joint = jax.vmap(model.log_joint, in_axes=(None, 0))(x, z)
             log_weights = log_joint - jax.vmap(density.log_prob)(z)
             # Where p(x, z) overflows to no number at all, it is as good as zero.
-            return None, jnp.where(jnp.isnan(log_weights), -jnp.inf, log_weights)
+            return None, jnp.nan_to_num(log_weights, nan=-jnp.inf, posinf=jnp.inf, neginf=-jnp.inf)
 
         chunked = jax.random.split(key_samples, (chunks, at_once))
         return jax.lax.scan(chunk, None, chunked)[1].reshape(-1)[:samples]
