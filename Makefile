@@ -10,7 +10,8 @@ DEMO := runs/demo
 demo: $(READY)
 	rm -rf $(DEMO)
 	$(BIN)/avb train digits --method avb_adaptive --epochs 300 --run-dir $(DEMO)
-	$(BIN)/avb evaluate $(DEMO) --num-data 100 --critics 1 --annealed-data 20 --temperatures 200 --max-components 512
+	$(BIN)/avb evaluate $(DEMO) --num-data 100 --annealed-data 20 --max-components 512
+	$(BIN)/avb diagnose $(DEMO)
 	$(BIN)/avb sample $(DEMO) -n 64
 	$(BIN)/avb reconstruct $(DEMO)
 
