@@ -11,7 +11,10 @@ from avb.cli import main
 from avb.cli._train import Train, default_run_dir
 from avb.runs import METHODS, RunConfig
 
-COMMANDS = ("train", "resume", "evaluate", "compare", "sample", "reconstruct", "encode", "methods")
+COMMANDS = (
+    *("train", "resume", "evaluate", "diagnose", "compare"),
+    *("sample", "reconstruct", "encode", "methods"),
+)
 
 
 def help_of(*args: str, capsys) -> str:

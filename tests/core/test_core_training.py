@@ -16,7 +16,7 @@ from test_core_helpers import AffineDecoder, all_finite, assert_same_bits
 import avb
 from avb import Architecture, FitConfig, Method, Outcome, TrainingError
 from avb._types import Features, Key
-from avb.contrasts import AbstractContrast
+from avb.contrasts import AbstractContrast, GaussianContrast
 from avb.critics import AbstractCritic, ResidualCritic
 from avb.densities import DiagonalGaussian
 from avb.models import FixedNormal, LatentVariableModel
@@ -238,7 +238,9 @@ def after_one_and_two() -> tuple[State, State]:
     """The states after one and two steps with three critic updates each, hard clipped."""
     config = dataclasses.replace(CONFIG, critic_steps=3, clip_norm=CLIP)
     key = jax.random.key(3)
-    first = run_to(start(avb.avb_adaptive(ARCHITECTURE, key=key), config, key), 1, config)
+    method = avb.avb_adaptive(ARCHITECTURE, key=key)
+    learned = GaussianContrast(ARCHITECTURE.width, ARCHITECTURE.latent_dim, key=key)
+    first = run_to(start(dataclasses.replace(method, contrast=learned), config, key), 1, config)
     return first, run_to(first, 2, config)
 
 

@@ -34,6 +34,9 @@ def avb_process(tmp_path_factory) -> Callable[..., subprocess.Popen]:
             "JAX_COMPILATION_CACHE_DIR": str(cache),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
+            # XLA says of each program from the cache that its machine may differ; enough of
+            # them fill a pipe that no one reads until the process ends.
+            "TF_CPP_MIN_LOG_LEVEL": "3",
             "PYTHONHASHSEED": str(hash_seed),
         }
         return subprocess.Popen(

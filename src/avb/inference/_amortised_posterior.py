@@ -3,19 +3,17 @@
 import dataclasses
 import functools
 import math
-import warnings
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from avb._types import Key, Latent, Scalar
 from avb.evaluation._weights import log_mean_weights, pareto_k
 from avb.inference._amortiser import POOL, Amortiser
-from avb.inference._measure import MAX_PARETO_K, Importance
-from avb.inference._posterior import ResampleWarning
+from avb.inference._measure import Importance
+from avb.inference._resample import choose, warn_if_untrusted
 from avb.inference._target import Sites, Target
 
 WEIGHED = 2000
@@ -91,22 +89,11 @@ class AmortisedPosterior:
         return _draw(self.amortiser, self.x, key, count)
 
     def _resampled(self, key: Key, count: int) -> Float[Array, "n d"]:
-        if not self.importance.trusted:
-            warnings.warn(
-                f"Pareto k of the importance weights is {self.importance.pareto_k:.2f}, above "
-                f"{MAX_PARETO_K}: resampled draws may be worse than plain ones",
-                ResampleWarning,
-                stacklevel=4,
-            )
-        from arviz_stats.base.array import array_stats
-
+        warn_if_untrusted(self.importance, stacklevel=4)
         key_draw, key_choice = jax.random.split(key)
         pool = POOL * max(count, 100)
         z, log_weights = _weigh(self.amortiser, self.x, self.target, key_draw, pool)
-        # ArviZ takes log likelihoods, whose negatives are the log weights.
-        smoothed = array_stats.psislw(-np.asarray(log_weights, np.float64))[0]
-        logits = jnp.asarray(smoothed, z.dtype)
-        return z[jax.random.categorical(key_choice, logits, shape=(count,))]
+        return choose(z, log_weights, key_choice, count)
 
     def sample(
         self, key: Key, sample_shape: tuple[int, ...] = (), *, resample: bool = False

@@ -4,22 +4,22 @@ import dataclasses
 import functools
 import math
 import os
-import warnings
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from avb._errors import ConfigError
 from avb._types import Key
 from avb.inference._framed import FramedDensity, FramedSampler
-from avb.inference._measure import MAX_PARETO_K, Bracket, Importance, Weighed, weigh
+from avb.inference._measure import Bracket, Importance, Weighed, weigh
 from avb.inference._methods import MethodName, as_model, no_data
 from avb.inference._mixture import ImplicitMixture
+from avb.inference._resample import choose, warn_if_untrusted
 from avb.inference._restarts import Agreement
+from avb.inference._summary import as_text, summary_rows
 from avb.inference._target import Sites, Target
 from avb.inference._verdict import Verdict
 
@@ -32,10 +32,6 @@ if TYPE_CHECKING:
 Approximation = ImplicitMixture | FramedDensity | FramedSampler
 CHUNK = 1000
 SUMMARY_DRAWS = 4000
-
-
-class ResampleWarning(UserWarning):
-    """Resampled draws whose weights cannot be trusted."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,23 +223,10 @@ class Posterior:
         """Draws chosen by their smoothed importance weights."""
         if self._target is None:
             raise ConfigError("resample: expected a model, got none; give it to avb.inference.load")
-        if not self.importance.trusted:
-            warnings.warn(
-                f"Pareto k of the importance weights is {self.importance.pareto_k:.2f}, above "
-                f"{MAX_PARETO_K}: resampled draws may be worse than plain ones",
-                ResampleWarning,
-                stacklevel=4,
-            )
-        from arviz_stats.base.array import array_stats
-
+        warn_if_untrusted(self.importance, stacklevel=4)
         key_draw, key_choice = jax.random.split(key)
         weighed = self._weighed(key_draw)
-        # ArviZ takes log likelihoods, whose negatives are the log weights.
-        smoothed = array_stats.psislw(-np.asarray(weighed.log_weights, np.float64))[0]
-        chosen = jax.random.categorical(
-            key_choice, jnp.asarray(smoothed, weighed.z.dtype), shape=(CHUNK,)
-        )
-        return weighed.z[chosen]
+        return choose(weighed.z, weighed.log_weights, key_choice, CHUNK)
 
     def _weighed(self, key: Key) -> Weighed:
         _existing("importance", self._importance)
@@ -275,34 +258,11 @@ class Posterior:
 
     def summary(self) -> list[dict[str, Any]]:
         """Mean, sd and quantiles of every scalar, from a fixed set of draws."""
-        sites = self.sample(jax.random.key(0), (SUMMARY_DRAWS,))
-        rows = []
-        for name, values in sites.items():
-            flat = np.asarray(values).reshape(SUMMARY_DRAWS, -1)
-            for index, column in zip(np.ndindex(values.shape[1:]), flat.T, strict=True):
-                low, median, high = np.quantile(column, (0.05, 0.5, 0.95))
-                rows.append(
-                    {
-                        "site": name + (f"[{','.join(map(str, index))}]" if index else ""),
-                        "mean": float(np.mean(column)),
-                        "sd": float(np.std(column)),
-                        "5%": float(low),
-                        "median": float(median),
-                        "95%": float(high),
-                    }
-                )
-        return rows
+        return summary_rows(self.sample(jax.random.key(0), (SUMMARY_DRAWS,)))
 
     @functools.cached_property
     def _table(self) -> str:
-        rows = self.summary()
-        width = max(len(row["site"]) for row in rows)
-        columns = ("mean", "sd", "5%", "median", "95%")
-        lines = [" " * width + "".join(f"{c:>12}" for c in columns)]
-        lines += [
-            f"{row['site']:<{width}}" + "".join(f"{row[c]:12.4g}" for c in columns) for row in rows
-        ]
-        return "\n".join(lines)
+        return as_text(self.summary())
 
     def __str__(self) -> str:
         lines = []

@@ -67,7 +67,7 @@ METHODS = (
         "avb_adaptive",
         "AVB with adaptive contrast",
         "implicit",
-        "Gaussian of its moments",
+        "its own moments",
         "weighted logistic",
         "critic estimate",
         "Mescheder et al. 2017, arXiv:1701.04722",

@@ -1,0 +1,34 @@
+"""Means, sds and quantiles of draws, scalar by scalar."""
+
+from typing import Any
+
+import numpy as np
+
+from avb.inference._target import Sites
+
+COLUMNS = ("mean", "sd", "5%", "median", "95%")
+
+
+def summary_rows(sites: Sites) -> list[dict[str, Any]]:
+    """Mean, sd and quantiles of every scalar of draws by site, of shape ``(n, ...)`` each."""
+    rows = []
+    for name, values in sites.items():
+        flat = np.asarray(values).reshape(len(values), -1)
+        for index, column in zip(np.ndindex(values.shape[1:]), flat.T, strict=True):
+            low, median, high = np.quantile(column, (0.05, 0.5, 0.95))
+            numbers = (np.mean(column), np.std(column), low, median, high)
+            site = name + (f"[{','.join(map(str, index))}]" if index else "")
+            rows.append(
+                {"site": site, **dict(zip(COLUMNS, (float(n) for n in numbers), strict=True))}
+            )
+    return rows
+
+
+def as_text(rows: list[dict[str, Any]]) -> str:
+    """The rows as a table."""
+    width = max(len(row["site"]) for row in rows)
+    lines = [" " * width + "".join(f"{c:>12}" for c in COLUMNS)]
+    lines += [
+        f"{row['site']:<{width}}" + "".join(f"{row[c]:12.4g}" for c in COLUMNS) for row in rows
+    ]
+    return "\n".join(lines)
