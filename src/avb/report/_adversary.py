@@ -46,7 +46,8 @@ def _draw_task(axes: Axes, diagnosis: Diagnosis) -> None:
     }
     for place, (found, colour) in enumerate(bars.values()):
         axes.barh(place, found.nats, xerr=2 * found.error, color=colour, height=0.6)
-        axes.annotate(f" {found.nats:.2f}", (max(found.nats, 0.0), place), va="center", fontsize=8)
+        end = max(found.nats + 2 * found.error, 0.0)
+        axes.annotate(f" {found.nats:.2f}", (end, place), va="center", fontsize=8)
     axes.set_yticks(range(len(bars)), list(bars))
     axes.invert_yaxis()
     axes.margins(x=0.15)
