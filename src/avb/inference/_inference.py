@@ -7,8 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from avb._errors import ConfigError
 from avb._types import Key
@@ -161,17 +159,8 @@ class Inference:
             modes_open=modes.still_open,
             agreement=agreement,
         )
-        shares = np.asarray(jnp.exp(trained.mixture.log_weights), np.float64)
-        fit = Fit(
-            len(shares),
-            tuple(float(w) for w in shares),
-            modes.starts,
-            modes.failed,
-            len(trained.history),
-            trained.lost,
-            trained.skipped,
-            seconds=0.0,
-            agreement=agreement,
+        fit = Fit.of_mixture(
+            trained, starts=modes.starts, failed=modes.failed, seconds=0.0, agreement=agreement
         )
         return Posterior(trained.mixture, target, refined.bounds, refined.weights, verdict, fit)
 

@@ -201,16 +201,7 @@ def run_minibatches(
         lost=trained.lost,
         modes_open=still_open,
     )
-    shares = np.asarray(jnp.exp(trained.mixture.log_weights), np.float64)
-    fit = Fit(
-        len(shares),
-        tuple(float(w) for w in shares),
-        tried,
-        failed,
-        len(trained.history),
-        trained.lost,
-        trained.skipped,
-        time.perf_counter() - began,
-    )
+    seconds = time.perf_counter() - began
+    fit = Fit.of_mixture(trained, starts=tried, failed=failed, seconds=seconds)
     verdict = _verdict(verdict, found, errors[-1])
     return Posterior(trained.mixture, found.target, bounds, weights, verdict, fit)

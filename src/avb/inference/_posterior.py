@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from avb._errors import ConfigError
@@ -21,6 +22,7 @@ from avb.inference._resample import choose, warn_if_untrusted
 from avb.inference._restarts import Agreement
 from avb.inference._summary import as_text, summary_rows
 from avb.inference._target import Sites, Target
+from avb.inference._train import Trained
 from avb.inference._verdict import Verdict
 
 if TYPE_CHECKING:
@@ -61,6 +63,30 @@ class Fit:
     seconds: float
     method: MethodName = "self"
     agreement: Agreement | None = None
+
+    @classmethod
+    def of_mixture(
+        cls,
+        trained: Trained,
+        *,
+        starts: int,
+        failed: int,
+        seconds: float,
+        agreement: Agreement | None = None,
+    ) -> "Fit":
+        """That of an implicit mixture, as training left it."""
+        shares = np.asarray(jnp.exp(trained.mixture.log_weights), np.float64)
+        return cls(
+            len(shares),
+            tuple(float(share) for share in shares),
+            starts,
+            failed,
+            len(trained.history),
+            trained.lost,
+            trained.skipped,
+            seconds,
+            agreement=agreement,
+        )
 
 
 @eqx.filter_jit

@@ -79,10 +79,7 @@ def diagnose_run(
         progress=progress,
     )
     document = {
-        "run": run.path.name,
-        "method": run.record.config.method,
-        "step": run.step,
-        "data": run.record.data["name"],
+        **run.identity(),
         "settings": dataclasses.asdict(settings),
         **diagnosis.as_dict(),
     }

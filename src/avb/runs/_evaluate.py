@@ -66,10 +66,7 @@ def evaluate_run(
         progress=progress,
     )
     document = {
-        "run": run.path.name,
-        "method": run.record.config.method,
-        "step": run.step,
-        "data": run.record.data["name"],
+        **run.identity(),
         "fingerprint": run.record.data["fingerprint"],
         "values": run.record.resolved.values,
         "settings": dataclasses.asdict(settings),

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -41,6 +41,15 @@ class Run:
             RunError: They have changed since.
         """
         return load_data(self.record.config, expected=self.record)
+
+    def identity(self) -> dict[str, Any]:
+        """What a file of numbers says of the run that they belong to."""
+        return {
+            "run": self.path.name,
+            "method": self.record.config.method,
+            "step": self.step,
+            "data": self.record.data["name"],
+        }
 
     def held_out(self, split: Split = "test") -> np.ndarray:
         """A split in the values that the likelihood takes, the same at every call."""
