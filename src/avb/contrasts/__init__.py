@@ -6,6 +6,7 @@ from avb.contrasts._learned import (
     FlowContrast as FlowContrast,
     GaussianContrast as GaussianContrast,
 )
+from avb.contrasts._mixture import MixtureContrast as MixtureContrast
 from avb.contrasts._moments import MomentContrast as MomentContrast
 from avb.contrasts._prior import PriorContrast as PriorContrast
 from avb.contrasts._self import (

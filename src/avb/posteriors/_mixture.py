@@ -11,6 +11,24 @@ from avb.densities import DiagonalGaussian
 from avb.densities._full_mixture import FullMixture
 from avb.densities._scale import bounded_scale
 from avb.posteriors._base import AbstractTractablePosterior, feature_size
+from avb.posteriors._gaussian import full_size
+
+
+def mixture_from(raw: Features, components: int, latent_dim: int) -> FullMixture:
+    """A mixture of full-covariance Gaussians from :func:`mixture_size` unbounded numbers."""
+    d = latent_dim
+    logits, loc, raw_scale, lower = jnp.split(
+        raw.reshape(components, -1), (1, 1 + d, 1 + 2 * d), axis=1
+    )
+    unit = jnp.zeros((components, d, d))
+    rows, columns = jnp.tril_indices(d, -1)
+    unit = unit.at[:, rows, columns].set(lower) + jnp.eye(d)[None]
+    return FullMixture(logits[:, 0], loc, unit / bounded_scale(raw_scale)[:, :, None])
+
+
+def mixture_size(components: int, latent_dim: int) -> int:
+    """Numbers that :func:`mixture_from` needs."""
+    return components * (1 + full_size(latent_dim))
 
 
 class MixturePosterior(AbstractTractablePosterior):
@@ -48,23 +66,16 @@ class MixturePosterior(AbstractTractablePosterior):
         self.latent_dim = latent_dim
         self.components = components
         key_head, key_loc = jax.random.split(key)
-        each = 1 + 2 * latent_dim + latent_dim * (latent_dim - 1) // 2
-        size = feature_size(encoder, data_shape)
-        head = eqx.nn.Linear(size, components * each, key=key_head)
+        numbers = mixture_size(components, latent_dim)
+        head = eqx.nn.Linear(feature_size(encoder, data_shape), numbers, key=key_head)
         # Apart at the start, or all of them would learn the same.
-        bias = jnp.zeros((components, each))
+        bias = jnp.zeros((components, numbers // components))
         apart = jax.random.normal(key_loc, (components, latent_dim))
         bias = bias.at[:, 1 : 1 + latent_dim].set(apart).reshape(-1)
         self.head = eqx.tree_at(lambda h: h.bias, head, bias)
 
     def density(self, features: Features) -> FullMixture:
-        d = self.latent_dim
-        raw = self.head(features).reshape(self.components, -1)
-        logits, loc, raw_scale, lower = jnp.split(raw, (1, 1 + d, 1 + 2 * d), axis=1)
-        unit = jnp.zeros((self.components, d, d))
-        rows, columns = jnp.tril_indices(d, -1)
-        unit = unit.at[:, rows, columns].set(lower) + jnp.eye(d)[None]
-        return FullMixture(logits[:, 0], loc, unit / bounded_scale(raw_scale)[:, :, None])
+        return mixture_from(self.head(features), self.components, self.latent_dim)
 
     def frame(self, features: Features) -> DiagonalGaussian:
         moments = self.density(features).moments()
