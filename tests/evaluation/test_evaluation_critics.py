@@ -14,6 +14,7 @@ from avb.contrasts import AbstractContrast, PriorContrast
 from avb.critics import ResidualCritic
 from avb.densities import FullGaussian
 from avb.evaluation import Finding
+from avb.evaluation._fresh_training import prepare
 from avb.objectives import Logistic
 from avb.posteriors import GaussianPosterior
 from core.test_core_helpers import DATA_DIM, GAUSSIANS, LATENT_DIM, known_mixture
@@ -203,3 +204,22 @@ def test_bad_settings_of_the_verdict(fresh):
     with pytest.raises(ConfigError) as raised:
         avb.judge_critic(Method(MODEL, posterior_and_judge("exact density")[0]), X, key=None)
     assert str(raised.value) == "the critic's estimate needs a method with a critic, got none"
+
+
+@pytest.mark.parametrize("dim", [4, 16])
+def test_the_contrast_of_fresh_critics_is_off_by_two_hundredths_of_a_nat_in_any_dimension(dim):
+    posterior = GaussianPosterior(jnp.ravel, data_shape=(6,), latent_dim=dim, key=jax.random.key(1))
+    data = np.asarray(jax.random.normal(jax.random.key(2), (12, 6)))
+    arena = prepare(posterior, data, key=jax.random.key(3), batch_size=5)
+    densities = jax.vmap(posterior.density)(arena.features)
+    scale = np.exp(np.asarray(densities.log_scale))
+    factors, locs = np.asarray(arena.contrast.scale_tril), np.asarray(arena.contrast.loc)
+
+    def divergence(loc, scale, centre, factor):
+        white = np.linalg.solve(factor, np.diag(scale))
+        moved = np.linalg.solve(factor, loc - centre)
+        return 0.5 * (np.sum(white**2) + moved @ moved - dim) - np.linalg.slogdet(white)[1]
+
+    means = np.asarray(densities.loc)
+    found = [divergence(*one) for one in zip(means, scale, locs, factors, strict=True)]
+    assert 0.005 < np.mean(found) < 0.025

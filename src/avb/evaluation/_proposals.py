@@ -16,7 +16,7 @@ from flowjax.distributions import Normal, Transformed
 from jaxtyping import Array, Float
 
 from avb._errors import ConfigError
-from avb._types import Features, Key
+from avb._types import Features, Key, Latent
 from avb.contrasts import FlowContrast
 from avb.densities import AbstractDensity, FullGaussian
 from avb.evaluation._mixtures import DefensiveDensity, FullMixture, fit_mixture
@@ -49,9 +49,14 @@ def moments(draws: Float[Array, "s d"], widen: float) -> FullGaussian:
     """The Gaussian with the mean and full covariance of draws, its scale widened."""
     loc = jnp.mean(draws, axis=0)
     centred = draws - loc[None, :]
-    covariance = centred.T @ centred / (draws.shape[0] - 1)
+    gaussian = of_moments(loc, centred.T @ centred / (draws.shape[0] - 1))
+    return FullGaussian(loc, widen * gaussian.scale_tril)
+
+
+def of_moments(loc: Latent, covariance: Float[Array, "d d"]) -> FullGaussian:
+    """The Gaussian with these moments; a trace of jitter lets a singular covariance pass."""
     jitter = jnp.diag(1e-4 * jnp.diagonal(covariance) + 1e-10)
-    return FullGaussian(loc, widen * jnp.linalg.cholesky(covariance + jitter))
+    return FullGaussian(loc, jnp.linalg.cholesky(covariance + jitter))
 
 
 class AbstractProposal(eqx.Module):
