@@ -1,18 +1,21 @@
-"""Several seeds of one small method, trained side by side in one compiled program."""
+"""Many runs of one small method, trained side by side in one compiled program."""
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array
+from jaxtyping import Array, Bool, Int32, PyTree
 
 from avb import FitConfig, Method
 from avb._types import Key
-from avb.training import DeviceData, State, init, step
+from avb.training import DeviceData, Rates, State, init, step
 from avb.training._state import copied
+
+Tree = TypeVar("Tree")
 
 CHUNKS = 10
 
@@ -38,39 +41,101 @@ def train_seeds(
             those of the steps since the call before.
     """
     device_data = DeviceData(data, "real", len(data))
-
-    @eqx.filter_vmap
-    def start(key: Key) -> State:
-        key_method, key_run = jax.random.split(key)
-        return init(make(key_method), device_data, config, key=key_run)
-
-    states = start(jnp.stack([jax.random.key(seed) for seed in seeds]))
-
-    @eqx.filter_jit
-    def advance(states: State, count: int) -> State:
-        arrays, static = eqx.partition(states, eqx.is_array)
-
-        def one(arrays):
-            advanced = step(eqx.combine(arrays, static), device_data, config)
-            return eqx.filter(advanced, eqx.is_array)
-
-        def many(arrays, _):
-            return jax.vmap(one)(arrays), None
-
-        return eqx.combine(lax.scan(many, arrays, None, length=count)[0], static)
-
-    for chunk in range(CHUNKS):
-        states = advance(states, config.epochs // CHUNKS)
-        if report is not None:
-            report((chunk + 1) * (config.epochs // CHUNKS), states)
-        sums = jax.tree.map(jnp.zeros_like, states.sums)
-        states = eqx.tree_at(lambda s: s.sums, states, copied(sums))
+    keys = jnp.stack([jax.random.key(seed) for seed in seeds])
+    states, _ = train_runs(start_runs(make, keys, device_data, config), device_data, config, report)
     averaged = eqx.filter_vmap(lambda state: state.averaged)(states)
     return [one_of(averaged, index) for index in range(len(seeds))]
 
 
-def one_of(stacked: Method, index: int) -> Method:
-    """One seed's method from the stacked ones."""
+@eqx.filter_jit
+def start_runs(
+    make: Callable[..., Method], keys: Key, data: DeviceData, config: FitConfig, *rest: Array
+) -> State:
+    """The stacked states of runs that differ in keys, and in what else ``make`` takes.
+
+    Args:
+        make: The method from a key and one entry of each of ``rest``.
+        keys: A key a run, shape ``(r,)``.
+        data: The training data, the same for all.
+        config: Settings, the same for all.
+        rest: Arrays of ``r`` entries.
+    """
+
+    def one(key: Key, *rest: Array) -> State:
+        key_method, key_run = jax.random.split(key)
+        return init(make(key_method, *rest), data, config, key=key_run)
+
+    return eqx.filter_vmap(one)(keys, *rest)
+
+
+def train_runs(
+    states: State,
+    data: DeviceData,
+    config: FitConfig,
+    report: Callable[[int, State], None] | None = None,
+    *,
+    rates: Rates | None = None,
+) -> tuple[State, np.ndarray]:
+    """Advance stacked states through all epochs.
+
+    Args:
+        states: As :func:`start_runs` gave them.
+        data: The training data.
+        config: Settings.
+        report: See :func:`train_seeds`.
+        rates: Peak rates of shape ``(r,)`` in place of those of the settings.
+
+    Returns:
+        The states, and which runs had too many non-finite steps in a row at some time.
+    """
+    total = config.epochs * data.steps_per_epoch
+    gave_up = jnp.zeros(states.step.shape, bool)
+    for start, stop in stretches(total):
+        first = jnp.asarray(start, jnp.int32)
+        states, gave_up = _advance(states, gave_up, data, config, rates, first, stop - start)
+        if report is not None:
+            report(stop, states)
+        sums = jax.tree.map(jnp.zeros_like, states.sums)
+        states = eqx.tree_at(lambda s: s.sums, states, copied(sums))
+    return states, np.asarray(gave_up)
+
+
+def stretches(total: int) -> list[tuple[int, int]]:
+    """Steps from 0 to the total in stretches of one length, and what is left over."""
+    length = max(1, total // CHUNKS)
+    return [(start, min(start + length, total)) for start in range(0, total, length)]
+
+
+@eqx.filter_jit
+def _advance(
+    states: State,
+    gave_up: Bool[Array, " r"],
+    data: DeviceData,
+    config: FitConfig,
+    rates: Rates | None,
+    start: Int32[Array, ""],
+    count: int,
+) -> tuple[State, Bool[Array, " r"]]:
+    arrays, static = eqx.partition(states, eqx.is_array)
+
+    def one(arrays: PyTree, rates: Rates | None, number: Int32[Array, ""]) -> PyTree:
+        # One number for all runs: with a number each, every branch on it would become
+        # both of its sides, among them a permutation of the data at every step.
+        state = eqx.combine(eqx.tree_at(lambda a: a.step, arrays, number), static)
+        return eqx.filter(step(state, data, config, rates), eqx.is_array)
+
+    def all_runs(carry, number: Int32[Array, ""]):
+        arrays, gave_up = carry
+        arrays = jax.vmap(one, in_axes=(0, 0, None))(arrays, rates, number)
+        return (arrays, gave_up | (arrays.faults.in_a_row >= config.max_skipped)), None
+
+    numbers = start + jnp.arange(count, dtype=jnp.int32)
+    (arrays, gave_up), _ = lax.scan(all_runs, (arrays, gave_up), numbers)
+    return eqx.combine(arrays, static), gave_up
+
+
+def one_of(stacked: Tree, index: int) -> Tree:
+    """One run's part of what is stacked."""
     return jax.tree.map(lambda leaf: leaf[index] if eqx.is_array(leaf) else leaf, stacked)
 
 

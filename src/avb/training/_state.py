@@ -1,6 +1,6 @@
 """Everything that a training run carries from one step to the next."""
 
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import equinox as eqx
 import jax
@@ -9,7 +9,7 @@ import optax
 from jaxtyping import Array, Int32, PyTree
 
 from avb._method import Method
-from avb._types import Key
+from avb._types import Key, Scalar
 from avb.training._batches import DeviceData
 from avb.training._config import FitConfig
 from avb.training._guard import PARTS, Faults
@@ -89,16 +89,30 @@ def with_players(method: Method, model: PyTree, adversary: PyTree) -> Method:
     return eqx.combine(parameters, static)
 
 
+class Rates(NamedTuple):
+    """Adam's peak rates as arrays: runs that differ in nothing else share a compiled program.
+
+    Attributes:
+        model: That of model and posterior, in place of ``FitConfig.learning_rate``.
+        adversary: That of contrast and critic, in place of ``FitConfig.critic_learning_rate``.
+    """
+
+    model: Scalar
+    adversary: Scalar
+
+
 def optimisers(
-    config: FitConfig, total_steps: int
+    config: FitConfig, total_steps: int, rates: Rates | None = None
 ) -> tuple[optax.GradientTransformation, optax.GradientTransformation]:
     """Adam with a cosine schedule for each player."""
 
-    def adam(peak: float) -> optax.GradientTransformation:
-        schedule = optax.cosine_decay_schedule(peak, max(total_steps, 1), config.final_rate)
+    def adam(peak: Scalar | float) -> optax.GradientTransformation:
+        # Optax types the peak as a number, and takes any scalar.
+        schedule = optax.cosine_decay_schedule(peak, max(total_steps, 1), config.final_rate)  # pyright: ignore
         return optax.adam(schedule, b1=config.momentum)
 
-    return adam(config.learning_rate), adam(config.critic_learning_rate)
+    model, adversary = rates or (config.learning_rate, config.critic_learning_rate)
+    return adam(model), adam(adversary)
 
 
 def init(method: Method, data: DeviceData, config: FitConfig, *, key: Key) -> State:

@@ -15,7 +15,7 @@ from avb.training._batches import DeviceData
 from avb.training._config import FitConfig
 from avb.training._guard import part_at_fault, squared_norm
 from avb.training._losses import adversary_loss, contest, encoded, total_loss
-from avb.training._state import State, Sums, optimisers, players, with_players
+from avb.training._state import Rates, State, Sums, optimisers, players, with_players
 
 # The average moves every few steps, with the same time constant: its memory traffic would
 # otherwise cost as much as the optimiser's.
@@ -30,7 +30,7 @@ class Inputs(NamedTuple):
     until: Int32[Array, ""]
 
 
-def step(state: State, data: DeviceData, config: FitConfig) -> State:
+def step(state: State, data: DeviceData, config: FitConfig, rates: Rates | None = None) -> State:
     """Advance both players by one step. Pure; compile it, or use :func:`run`.
 
     A step with a non-finite value or gradient changes no parameter; it is counted in
@@ -40,6 +40,7 @@ def step(state: State, data: DeviceData, config: FitConfig) -> State:
         state: As :func:`~avb.training.init` or a former step gave it.
         data: The training data.
         config: Settings; the same as for ``init``.
+        rates: Peak rates in place of those of ``config``, for runs that share a program.
 
     Returns:
         The state after the step, its sums included.
@@ -53,7 +54,7 @@ def step(state: State, data: DeviceData, config: FitConfig) -> State:
 
     method = state.method
     adversary_state = state.adversary_optimiser
-    optimiser, adversary_optimiser = optimisers(config, total_steps)
+    optimiser, adversary_optimiser = optimisers(config, total_steps, rates)
     if method.critic is not None:
         for key in jax.random.split(key_extra, config.critic_steps)[1:]:
             method, adversary_state = _critic_step(
