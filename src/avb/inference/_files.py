@@ -1,20 +1,18 @@
 """Posteriors in files: arrays and numbers, no code."""
 
 import dataclasses
-import json
 import os
-from pathlib import Path
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from avb._errors import ConfigError, RunError
 from avb.inference._framed import single_frame
+from avb.inference._journal import TRAINING, Journal
 from avb.inference._measure import Bracket, Importance
 from avb.inference._methods import MethodName, skeleton
 from avb.inference._mixture import Frames, ImplicitMixture
+from avb.inference._npz import UNREADABLE, from_arrays, read_arrays, to_arrays, write_arrays
 from avb.inference._posterior import Approximation, Fit, Posterior
 from avb.inference._restarts import Agreement
 from avb.inference._target import Target
@@ -30,9 +28,11 @@ def _frames_of(approximation: Approximation) -> Frames:
 
 
 def write(path: str | os.PathLike, posterior: Posterior) -> None:
-    """Write all but the model into one ``.npz`` file, at once or not at all."""
-    held = eqx.filter(posterior.approximation, eqx.is_array)
-    arrays = {f"leaf_{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(held))}
+    """Write all but the model into one ``.npz`` file, whole or not at all.
+
+    Raises:
+        RunError: It cannot be written.
+    """
     has_density = posterior.has_density
     about = {
         "format": FORMAT,
@@ -42,11 +42,7 @@ def write(path: str | os.PathLike, posterior: Posterior) -> None:
         "verdict": dataclasses.asdict(posterior.verdict),
         "fit": dataclasses.asdict(posterior.fit),
     }
-    partial = Path(f"{os.fspath(path)}.partial")
-    with partial.open("wb") as file:
-        arrays["about"] = np.frombuffer(json.dumps(about).encode(), np.uint8)
-        np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
-    os.replace(partial, path)
+    write_arrays(path, to_arrays(posterior.approximation), about)
 
 
 def _like(method: MethodName, count: int, dim: int) -> Approximation:
@@ -74,10 +70,8 @@ def read(path: str | os.PathLike, target: Target | None) -> Posterior:
         ConfigError: The model has another dimension than the posterior.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            about = json.loads(file["about"].tobytes())
-            arrays = [file[f"leaf_{i}"] for i in range(len(file.files) - 1)]
-    except (OSError, ValueError, KeyError) as error:
+        arrays, about = read_arrays(path)
+    except UNREADABLE as error:
         raise RunError(f"{os.fspath(path)}: expected a saved posterior, got {error}") from error
     if about["format"] != FORMAT:
         raise RunError(
@@ -90,10 +84,28 @@ def read(path: str | os.PathLike, target: Target | None) -> Posterior:
             f"dimensions of the loaded posterior's model: expected {dim}, got {target.dim}"
         )
     fit = _fit(about["fit"])
-    held, rest = eqx.partition(_like(fit.method, count, dim), eqx.is_array)
-    leaves = [jnp.asarray(array) for array in arrays]
-    approximation = eqx.combine(jax.tree.unflatten(jax.tree.structure(held), leaves), rest)
+    approximation = from_arrays(arrays, _like(fit.method, count, dim))
     verdict = Verdict(about["verdict"]["converged"], tuple(about["verdict"]["reasons"]))
     elbo = None if about["elbo"] is None else Bracket(**about["elbo"])
     weights = None if about["importance"] is None else Importance(**about["importance"])
     return Posterior(approximation, target, elbo, weights, verdict, fit)
+
+
+FINISHED = "posterior"
+
+
+def read_finished(journal: Journal, target: Target) -> Posterior | None:
+    """The posterior of a run that is done."""
+    return read(journal.path(FINISHED), target) if journal.has(FINISHED) else None
+
+
+def finish(journal: Journal, posterior: Posterior) -> Posterior:
+    """The posterior with the time that it took; that a run is done is noted."""
+    if journal.has(FINISHED):
+        return posterior
+    posterior.fit = dataclasses.replace(posterior.fit, seconds=journal.seconds)
+    if journal.folder is not None:
+        write(journal.path(FINISHED), posterior)
+        # Where training was is of no use now.
+        journal.forget(TRAINING)
+    return posterior

@@ -1,17 +1,19 @@
 """The front door: a NumPyro model or a log density in, a posterior out."""
 
-import dataclasses
+import importlib.metadata
 import os
-import time
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from avb._errors import ConfigError
 from avb._types import Key
-from avb.inference._files import read
+from avb.inference._files import finish, read, read_finished
 from avb.inference._framed import FramedSampler
+from avb.inference._identity import arguments_in_words, key_in_words, model_in_words
+from avb.inference._journal import Journal, open_journal
 from avb.inference._measure import measure
 from avb.inference._methods import MethodName, check_dim, check_method, train_method
 from avb.inference._minibatch import run_minibatches
@@ -92,6 +94,7 @@ class Inference:
         key: Key,
         *args: Any,
         progress: Callable[[int, int], None] | None = None,
+        checkpoint_dir: str | os.PathLike | None = None,
         **kwargs: Any,
     ) -> Posterior:
         """Approximate the posterior.
@@ -101,54 +104,96 @@ class Inference:
             *args: The model's arguments. Of a model with a subsampled plate, ``np.memmap`` arrays
                 are read row by row, minibatch by minibatch.
             progress: Called with the stretches of training done and those at most.
+            checkpoint_dir: Folder to keep the run in, stretch by stretch. A run that was killed at
+                any moment goes on there when it is called again with the same arguments, and ends
+                in the same posterior bit for bit; a finished one returns its posterior at once.
             **kwargs: The model's keyword arguments.
 
         Raises:
             ConfigError: The model has sites that cannot be inferred, or no point with a finite
                 log density; the message names the site and the way out.
+            RunError: ``checkpoint_dir`` holds the run of another model, of other arguments or
+                settings, or other files; is in use, or cannot be written.
         """
-        began = time.perf_counter()
         source = self._source(args, kwargs)
         if source is not None:
-            if self.method != "self":
-                raise ConfigError(
-                    f"method of a model with a subsampled plate: expected 'self', got "
-                    f"{self.method!r}"
-                )
-            if self.restarts > 1:
-                raise ConfigError(
-                    f"restarts of a model with a subsampled plate: expected 1, got {self.restarts}"
-                )
-            return run_minibatches(
-                source, key, starts=self.starts, max_steps=self.max_steps, progress=progress
-            )
-        target = self.target(*args, **kwargs)
-        check_dim(self.method, target.dim)
-        key_modes, key_rest = jax.random.split(key)
-        modes = find_modes(target, key_modes, self.starts)
-        if self.method == "self":
-            posterior = self._run_self(target, modes, key_rest, progress)
+            self._check_minibatches()
+            probed = Target(source.target().arguments, source.estimate, source.dim)
         else:
-            posterior = self._run_other(target, modes, key_rest, progress)
-        seconds = time.perf_counter() - began
-        posterior.fit = dataclasses.replace(posterior.fit, seconds=seconds)
-        return posterior
+            probed = self.target(*args, **kwargs)
+            check_dim(self.method, probed.dim)
+        with open_journal(
+            checkpoint_dir, lambda: self._identity(key, probed, args, kwargs)
+        ) as journal:
+            if source is None:
+                posterior = self._run_whole(probed, key, journal, progress)
+            else:
+                numbers = {"starts": self.starts, "max_steps": self.max_steps}
+                posterior = run_minibatches(
+                    source, key, **numbers, journal=journal, progress=progress
+                )
+            return finish(journal, posterior)
+
+    def _check_minibatches(self) -> None:
+        if self.method != "self":
+            raise ConfigError(
+                f"method of a model with a subsampled plate: expected 'self', got {self.method!r}"
+            )
+        if self.restarts > 1:
+            raise ConfigError(
+                f"restarts of a model with a subsampled plate: expected 1, got {self.restarts}"
+            )
+
+    def _identity(self, key: Key, target: Target, args: tuple, kwargs: dict) -> dict[str, str]:
+        """What decides the posterior, in words."""
+        settings = ("method", "restarts", "starts", "max_steps")
+        return {
+            "key": key_in_words(key),
+            **{name: str(getattr(self, name)) for name in settings},
+            "dimension": str(target.dim),
+            "precision": jnp.result_type(float).name,
+            "version of avb": importlib.metadata.version("avb"),
+            **arguments_in_words(args, kwargs),
+            **model_in_words(target),
+        }
+
+    def _run_whole(
+        self,
+        target: Target,
+        key: Key,
+        journal: Journal,
+        progress: Callable[[int, int], None] | None,
+    ) -> Posterior:
+        """From all data at once."""
+        finished = read_finished(journal, target)
+        if finished is not None:
+            return finished
+        key_modes, key_rest = jax.random.split(key)
+        modes = Modes.from_arrays(
+            journal.kept("modes", lambda: find_modes(target, key_modes, self.starts).to_arrays())
+        )
+        if self.method == "self":
+            return self._run_self(target, modes, key_rest, journal, progress)
+        return self._run_other(target, modes, key_rest, journal, progress)
 
     def _run_self(
         self,
         target: Target,
         modes: Modes,
         key: Key,
+        journal: Journal,
         progress: Callable[[int, int], None] | None,
     ) -> Posterior:
         key_start, key_train = jax.random.split(key)
         fits, agreement = (modes.frames, modes.log_weights), None
         if self.restarts == 1:
             mixture = start_mixture(*fits, key_start)
-            refined = refine(target, mixture, key_train, self.max_steps, progress)
+            refined = refine(target, mixture, key_train, self.max_steps, journal, progress)
         else:
             mixtures = start_mixtures(*fits, key_start, self.restarts)
-            refined, agreement = refine_all(target, mixtures, key_train, self.max_steps, progress)
+            refined, agreement = refine_all(
+                target, mixtures, key_train, self.max_steps, journal, progress
+            )
         trained = refined.trained
         verdict = judge(
             refined.bounds,
@@ -169,11 +214,12 @@ class Inference:
         target: Target,
         modes: Modes,
         key: Key,
+        journal: Journal,
         progress: Callable[[int, int], None] | None,
     ) -> Posterior:
         key_train, key_measure = jax.random.split(key)
         approximation, steps, skipped = train_method(
-            self.method, target, modes, key_train, self.max_steps, progress
+            self.method, target, modes, key_train, self.max_steps, journal, progress
         )
         fit = Fit(1, (1.0,), modes.starts, modes.failed, steps, 0.0, skipped, 0.0, self.method)
         if isinstance(approximation, FramedSampler):

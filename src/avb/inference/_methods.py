@@ -5,6 +5,7 @@ N(0, I); posteriors, contrasts, critics, objectives, training and evaluation are
 autoencoders.
 """
 
+import time
 from collections.abc import Callable
 from typing import Literal, get_args
 
@@ -28,6 +29,7 @@ from avb.inference._framed import (
     out_of,
     single_frame,
 )
+from avb.inference._journal import TRAINING, Journal
 from avb.inference._mixture import Frames
 from avb.inference._modes import Modes
 from avb.inference._target import Target
@@ -43,11 +45,13 @@ from avb.posteriors import (
     GaussianPosterior,
     ImplicitPosterior,
 )
-from avb.training import FitConfig, fit
+from avb.training import DeviceData, FitConfig, Progress, State, fit, init
 from avb.training._losses import stop
 
 MethodName = Literal["self", "critic", "gaussian", "gaussian-diagonal", "flow"]
 DRAWS = 256
+# A report comes twice a second.
+SAVE_SECONDS = 10.0
 CONTRAST_DRAWS = 4
 
 
@@ -173,6 +177,7 @@ def train_method(
     modes: Modes,
     key: Key,
     steps: int,
+    journal: Journal,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[FramedDensity | FramedSampler, int, int]:
     """The posterior of a method, with its steps and those skipped.
@@ -183,6 +188,7 @@ def train_method(
         modes: The Gaussian fits, whose frames training starts in.
         key: PRNG key.
         steps: Steps of training.
+        journal: Where to go on, and to write down how far it is.
         progress: Called with the steps done and those in all.
 
     Raises:
@@ -202,10 +208,41 @@ def train_method(
         ema_decay=0.995,
     )
 
-    def tell(now) -> None:
+    data = no_data()
+    began = init(method, DeviceData(data, "real", config.batch_size), config, key=key_fit)
+    saved = time.perf_counter()
+
+    def tell(now: Progress) -> None:
+        nonlocal saved
+        if time.perf_counter() - saved >= SAVE_SECONDS:
+            _keep(journal, now.state)
+            saved = time.perf_counter()
         if progress is not None:
             progress(now.step, now.total_steps)
 
-    result = fit(method, no_data(), config=config, key=key_fit, on_progress=tell)
+    result = fit(
+        method,
+        data,
+        config=config,
+        key=key_fit,
+        init_state=_or_kept(journal, began),
+        on_progress=tell,
+    )
     skipped = int(np.sum(np.asarray(result.state.faults.by_part)))
     return framed(result.method.posterior, frame), steps, skipped
+
+
+def _keep(journal: Journal, state: State) -> None:
+    if journal.folder is not None:
+        from avb.runs._checkpoints import to_arrays
+
+        journal.save(TRAINING, to_arrays(state))
+
+
+def _or_kept(journal: Journal, began: State) -> State:
+    arrays = journal.load(TRAINING)
+    if arrays is None:
+        return began
+    from avb.runs._checkpoints import from_arrays
+
+    return from_arrays(dict(arrays), began)

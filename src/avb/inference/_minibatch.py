@@ -1,7 +1,6 @@
 """Inference from minibatches: a pilot, passes over the rows, and training on random ones."""
 
 import dataclasses
-import time
 from collections.abc import Callable
 
 import equinox as eqx
@@ -12,25 +11,27 @@ from jaxtyping import Array, Float
 
 from avb._types import Key
 from avb.inference._expansion import Centres, Corrected, Expansion
+from avb.inference._files import read_finished
 from avb.inference._gaussian_fit import GaussianFit, refit_gaussians
+from avb.inference._journal import Journal
 from avb.inference._measure import Bracket, Importance, propose, summarise, weighed
 from avb.inference._mixture import ImplicitMixture, start_mixture
 from avb.inference._modes import find_modes, weigh_fits
+from avb.inference._npz import Arrays, numbered
 from avb.inference._passes import expand_all, log_densities, narrow
 from avb.inference._posterior import Fit, Posterior
 from avb.inference._rounds import refine_by
 from avb.inference._source import Batch, Source, host_generator
+from avb.inference._stretches import Tell, Trained, Underway, train_by
 from avb.inference._target import Functions, Target
 from avb.inference._train import (
     STRETCH,
     Budget,
     State,
     Step,
-    Trained,
     rates_between,
     shared_components,
     steps,
-    train_by,
 )
 from avb.inference._verdict import Verdict, judge
 
@@ -52,6 +53,9 @@ class Centred:
         base: The largest log density at a centre.
         passes: Passes over the rows.
         moved: Radii by which the fits moved after the last pass.
+        starts: Fits tried on the pilot.
+        failed: Of those, the ones that failed.
+        still_open: Whether the search on the pilot ended among new modes.
     """
 
     target: Target
@@ -61,6 +65,12 @@ class Centred:
     base: float
     passes: int
     moved: float
+    starts: int
+    failed: int
+    still_open: bool
+
+
+NUMBERS = ("base", "passes", "moved", "starts", "failed", "still_open")
 
 
 @eqx.filter_jit
@@ -69,20 +79,30 @@ def _correct(target: Target, centres: Centres, whole: Expansion, estimate: Funct
     return dataclasses.replace(target, arguments=corrected)
 
 
-def find_centres(source: Source, key: Key, starts: int) -> tuple[Centred, int, int, bool]:
+def find_centres(source: Source, key: Key, starts: int, journal: Journal) -> Centred:
     """Modes of a pilot of some thousands of rows, moved to where all rows have them.
 
     The pilot, corrected by one pass over all rows at its fits, has the right gradients and Hessians
     there; fitted again, it is off by third orders only, and so on (Jordan, Lee & Yang 2019,
     https://arxiv.org/abs/1605.07689).
-
-    Returns:
-        What was found, with the fits tried, those that failed, and whether there may be more.
     """
-    keys = jax.random.split(key, 3)
-    pilot = jax.tree.map(jnp.asarray, source.pilot(host_generator(keys[0])))
-    target = Target(Corrected.raw(source.arrays, pilot, source.dim), source.surrogate, source.dim)
-    modes = find_modes(target, keys[1], starts)
+    key_pilot, *keys = jax.random.split(key, 3)
+    pilot = jax.tree.map(jnp.asarray, source.pilot(host_generator(key_pilot)))
+    raw = Target(Corrected.raw(source.arrays, pilot, source.dim), source.surrogate, source.dim)
+    arrays = journal.kept("centres", lambda: _search(source, raw, keys, starts))
+    zero = jnp.zeros(())
+    like = GaussianFit(*[zero] * 4), Centres(zero, zero), Expansion(zero, zero, zero)
+    leaves = [arrays[f"leaf_{i}"] for i in range(len(jax.tree.leaves(like)))]
+    fits, centres, whole = jax.tree.unflatten(jax.tree.structure(like), leaves)
+    # The expansion stays on the host, in float64.
+    fits, centres = jax.tree.map(jnp.asarray, (fits, centres))
+    target = _correct(raw, centres, narrow(whole), source.estimate)
+    return Centred(target, fits, centres, whole, *(arrays[name].item() for name in NUMBERS))
+
+
+def _search(source: Source, target: Target, keys: list[Key], starts: int) -> Arrays:
+    """Fits, centres, expansion and numbers of :class:`Centred`."""
+    modes = find_modes(target, keys[0], starts)
     frames = modes.frames
     fits = GaussianFit(frames.loc, frames.factor, frames.log_det, jnp.zeros_like(frames.log_det))
     passes, moved = 0, float("inf")
@@ -94,11 +114,12 @@ def find_centres(source: Source, key: Key, starts: int) -> tuple[Centred, int, i
         base = float(np.max(whole.value))
         whole = eqx.tree_at(lambda e: e.value, whole, whole.value - base)
         target = _correct(target, centres, narrow(whole), source.estimate)
-        fits = refit_gaussians(target, fits, jax.random.fold_in(keys[2], passes))
+        fits = refit_gaussians(target, fits, jax.random.fold_in(keys[1], passes))
         shift = jnp.einsum("cij,cj->ci", centres.inverse, fits.loc - centres.loc)
         moved = float(jnp.max(jnp.linalg.norm(shift, axis=1)))
-    found = Centred(target, fits, centres, whole, base, passes, moved)
-    return found, modes.starts, modes.failed, modes.still_open
+    numbers = (base, passes, moved, modes.starts, modes.failed, modes.still_open)
+    named = {name: np.asarray(x) for name, x in zip(NUMBERS, numbers, strict=True)}
+    return named | numbered((fits, centres, whole))
 
 
 @eqx.filter_jit
@@ -171,27 +192,30 @@ def run_minibatches(
     *,
     starts: int,
     max_steps: int,
+    journal: Journal,
     progress: Callable[[int, int], None] | None = None,
 ) -> Posterior:
     """A posterior from minibatches; see :meth:`avb.Inference.run`."""
-    began = time.perf_counter()
     keys = jax.random.split(key, 4)
-    found, tried, failed, still_open = find_centres(source, keys[0], starts)
+    found = find_centres(source, keys[0], starts, journal)
+    finished = read_finished(journal, found.target)
+    if finished is not None:
+        return finished
     frames, log_weights = weigh_fits(found.target, found.fits, keys[1])
     mixture = start_mixture(frames, log_weights, keys[2])
     errors = []
 
-    def train_one(mixture: ImplicitMixture, key: Key, budget: Budget, tell: Callable) -> Trained:
+    def train_one(underway: Underway, key: Key, budget: Budget, tell: Tell) -> Trained:
         components = shared_components(budget, frames.loc.shape[0])
         stretch = minibatch_stretch(source, found.target, budget.batch, components)
-        return train_by(stretch, mixture, key, budget, tell)
+        return train_by(stretch, underway, key, budget, tell)
 
     def measure_one(mixture: ImplicitMixture, key: Key) -> tuple[Bracket, Importance]:
         bounds, weights, error = _numbers(source, found, mixture, key)
         errors.append(error)
         return bounds, weights
 
-    refined = refine_by(train_one, measure_one, mixture, keys[3], max_steps, progress)
+    refined = refine_by(train_one, measure_one, mixture, keys[3], max_steps, journal, progress)
     trained, bounds, weights = refined.trained, refined.bounds, refined.weights
     verdict = judge(
         bounds,
@@ -199,9 +223,8 @@ def run_minibatches(
         stalled=trained.stalled,
         steps=len(trained.history),
         lost=trained.lost,
-        modes_open=still_open,
+        modes_open=found.still_open,
     )
-    seconds = time.perf_counter() - began
-    fit = Fit.of_mixture(trained, starts=tried, failed=failed, seconds=seconds)
+    fit = Fit.of_mixture(trained, starts=found.starts, failed=found.failed, seconds=0.0)
     verdict = _verdict(verdict, found, errors[-1])
     return Posterior(trained.mixture, found.target, bounds, weights, verdict, fit)

@@ -11,8 +11,10 @@ from jaxtyping import Array, Float
 
 from avb._errors import ConfigError
 from avb._types import Key
+from avb.inference import _npz as npz
 from avb.inference._gaussian_fit import GaussianFit, fit_gaussians
 from avb.inference._mixture import Frames
+from avb.inference._npz import Arrays
 from avb.inference._target import START_RADIUS, Target, check_starts
 
 MAX_ROUNDS = 24
@@ -32,6 +34,7 @@ COVER_DRAWS = 64
 MAX_DEFICIT = 12.0
 WEIGHT_DRAWS = 128
 WEIGHT_STEPS = 200
+COUNTS = ("starts", "failed", "still_open")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +54,19 @@ class Modes:
     starts: int
     failed: int
     still_open: bool
+
+    def to_arrays(self) -> Arrays:
+        """All of it, for a file."""
+        numbers = {name: np.asarray(getattr(self, name)) for name in ("log_weights", *COUNTS)}
+        return npz.to_arrays(self.frames) | numbers
+
+    @classmethod
+    def from_arrays(cls, arrays: Arrays) -> "Modes":
+        """Those that :meth:`to_arrays` gave."""
+        zero = jnp.zeros(())
+        frames = npz.from_arrays(arrays, Frames(zero, zero, zero, zero))
+        counts = (arrays[name].item() for name in COUNTS)
+        return cls(frames, jnp.asarray(arrays["log_weights"]), *counts)
 
 
 def _same(a: GaussianFit, b: GaussianFit) -> bool:

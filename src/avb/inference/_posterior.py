@@ -20,9 +20,9 @@ from avb.inference._methods import MethodName, as_model, no_data
 from avb.inference._mixture import ImplicitMixture
 from avb.inference._resample import choose, warn_if_untrusted
 from avb.inference._restarts import Agreement
+from avb.inference._stretches import Trained
 from avb.inference._summary import as_text, summary_rows
 from avb.inference._target import Sites, Target
-from avb.inference._train import Trained
 from avb.inference._verdict import Verdict
 
 if TYPE_CHECKING:
@@ -311,7 +311,11 @@ class Posterior:
         return "\n".join(([self._table, ""] if self._target is not None else []) + lines)
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write all but the model into one ``.npz`` file, without pickle."""
+        """Write all but the model into one ``.npz`` file, without pickle.
+
+        Raises:
+            RunError: It cannot be written.
+        """
         from avb.inference._files import write
 
         write(path, self)

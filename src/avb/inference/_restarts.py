@@ -11,21 +11,21 @@ from jaxtyping import Array, Float
 
 from avb._types import Key
 from avb.densities._points import even_points, shifted_normal
+from avb.inference._journal import Journal
 from avb.inference._measure import AT_ONCE, measure
 from avb.inference._mixture import Frames, ImplicitMixture, log_mean, start_mixture
 from avb.inference._modes import best_weights
 from avb.inference._rounds import Refined, refine_by
+from avb.inference._stretches import Tell, Trained, Underway, train_by
 from avb.inference._target import Target
 from avb.inference._train import (
     STRETCH,
     Budget,
     State,
     Step,
-    Trained,
     rates_between,
     shared_components,
     steps,
-    train_by,
 )
 
 STACK_DRAWS = 512
@@ -88,22 +88,16 @@ def _stretch(
     return eqx.filter_vmap(one, in_axes=(eqx.if_array(0), 0))(state, keys)
 
 
-def train_all(
-    target: Target,
-    mixtures: ImplicitMixture,
-    key: Key,
-    budget: Budget,
-    progress: Callable[[int, int], None] | None = None,
-) -> Trained:
+def train_all(target: Target, underway: Underway, key: Key, budget: Budget, tell: Tell) -> Trained:
     """Train stacked mixtures side by side, as long as their mean bound rises."""
-    count, parts = mixtures.logits.shape
+    count, parts = underway.state.mixture.logits.shape
     components = shared_components(budget, parts)
 
     def run(state: State, key: Key, rates: Array) -> tuple[State, Array]:
         keys = jax.random.split(key, count)
         return _stretch(state, target, keys, rates, budget.batch, components)
 
-    return train_by(run, mixtures, key, budget, progress)
+    return train_by(run, underway, key, budget, tell)
 
 
 @eqx.filter_jit
@@ -142,6 +136,7 @@ def refine_all(
     mixtures: ImplicitMixture,
     key: Key,
     max_steps: int,
+    journal: Journal,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Refined, Agreement]:
     """Rounds of training of stacked mixtures, judged by all of them together.
@@ -151,6 +146,7 @@ def refine_all(
         mixtures: The starts.
         key: PRNG key.
         max_steps: Steps of a round after which to give up on a bound that still rises.
+        journal: Where to go on, and to write down how far it is.
         progress: Called with the stretches done and those at most.
 
     Returns:
@@ -158,11 +154,12 @@ def refine_all(
     """
     key_rounds, key_stack, key_agree = jax.random.split(key, 3)
     refined = refine_by(
-        lambda mixtures, key, budget, tell: train_all(target, mixtures, key, budget, tell),
+        lambda underway, key, budget, tell: train_all(target, underway, key, budget, tell),
         lambda mixtures, key: measure(stack(mixtures, target, key_stack), target, key),
         mixtures,
         key_rounds,
         max_steps,
+        journal,
         progress,
     )
     separate = refined.trained.mixture

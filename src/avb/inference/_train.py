@@ -1,4 +1,4 @@
-"""Training of the mixture by self contrast, in compiled stretches of steps."""
+"""Steps of training by self contrast, in compiled stretches."""
 
 import dataclasses
 import math
@@ -8,7 +8,6 @@ from typing import NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax import lax
 from jaxtyping import Array, Float, Int32, PyTree
@@ -45,6 +44,11 @@ class Budget:
     max_steps: int = 6000
     decay_stretches: int = 2
     tolerance: float = 0.002
+
+    @property
+    def steady_stretches(self) -> int:
+        """Stretches at the full rate, at most."""
+        return -(-self.max_steps // STRETCH)
 
 
 class State(eqx.Module):
@@ -213,87 +217,7 @@ def stretch(
     return steps(state, over, lambda _: target, batch, components)
 
 
-@dataclasses.dataclass(frozen=True)
-class Trained:
-    """What training gave.
-
-    Attributes:
-        mixture: The average of the last parameters.
-        history: The bound of each step, in nats.
-        stalled: Whether the bound had stopped rising when the rate began to fall.
-        lost: Share of draws at which log p or its gradient was not finite.
-        skipped: Steps without a finite gradient.
-    """
-
-    mixture: ImplicitMixture
-    history: np.ndarray
-    stalled: bool
-    lost: float
-    skipped: int
-
-
-# From the state, a key and the rates at both ends to the state and the bounds of a stretch.
-Stretch = Callable[[State, Key, Float[Array, "2"]], tuple[State, Float[Array, " n"]]]
-
-
 def shared_components(budget: Budget, count: int) -> int:
     """K of one step: parts share the cost, but a bound from too few would itself bend them."""
     fewest = draws_of_each(budget.batch, count)
     return max(1 << math.ceil(math.log2(budget.components / math.sqrt(count))), fewest, 32)
-
-
-def train(
-    target: Target,
-    mixture: ImplicitMixture,
-    key: Key,
-    budget: Budget,
-    progress: Callable[[int, int], None] | None = None,
-) -> Trained:
-    """Train until the bound stalls, then let the rate fall to zero."""
-    components = shared_components(budget, mixture.frames.loc.shape[0])
-
-    def run(state: State, key: Key, rates: Array) -> tuple[State, Array]:
-        return stretch(state, target, key, rates, budget.batch, components)
-
-    return train_by(run, mixture, key, budget, progress)
-
-
-def train_by(
-    stretch: Stretch,
-    mixture: ImplicitMixture,
-    key: Key,
-    budget: Budget,
-    progress: Callable[[int, int], None] | None = None,
-) -> Trained:
-    """As :func:`train`, with stretches of the caller's own, of one mixture or of stacked ones."""
-    count, stacked = mixture.frames.loc.shape[-2], mixture.logits.ndim > 1
-    state = eqx.filter_vmap(start)(mixture) if stacked else start(mixture)
-    history, stalled = [], False
-    steady = -(-budget.max_steps // STRETCH)
-    most = steady + budget.decay_stretches
-
-    def run(index: int, rates: tuple[float, float]) -> None:
-        nonlocal state
-        state, bounds = stretch(state, jax.random.fold_in(key, index), jnp.asarray(rates))
-        history.append(np.mean(np.asarray(bounds).reshape(-1, STRETCH), axis=0))
-        if progress is not None:
-            progress(index + 1, most)
-
-    for index in range(steady):
-        run(index, (budget.rate, budget.rate))
-        if index > 0 and _gain(history) < budget.tolerance:
-            stalled = True
-            break
-    done = len(history)
-    for index in range(budget.decay_stretches):
-        ends = [budget.rate * (1 - (index + i) / budget.decay_stretches) for i in (0, 1)]
-        run(done + index, (ends[0], ends[1]))
-    bounds = np.concatenate(history)
-    draws = draws_of_each(budget.batch, count) * count * len(bounds) * state.lost.size
-    lost, skipped = int(np.sum(state.lost)) / draws, int(np.sum(state.skipped))
-    return Trained(state.average, bounds, stalled, lost, skipped)
-
-
-def _gain(history: list[np.ndarray]) -> float:
-    """How much the bound rose from one stretch to the next, in nats."""
-    return float(np.mean(history[-1]) - np.mean(history[-2]))
