@@ -26,8 +26,14 @@ import avb
 from avb import Architecture, FitConfig, Method
 from avb._presets import _split
 from avb._types import Key
-from avb.contrasts import AbstractContrast, AnchoredMomentContrast, GaussianContrast, MomentContrast
-from avb.critics import ResidualCritic
+from avb.contrasts import (
+    AbstractContrast,
+    AnchoredMomentContrast,
+    GaussianContrast,
+    MixtureContrast,
+    MomentContrast,
+)
+from avb.critics import AbstractCritic, ResidualCritic, TelescopingCritic
 from avb.objectives import WeightedLogistic
 from avb.posteriors import ImplicitPosterior
 from experiments._results import RESULTS, markdown_table, write_json
@@ -43,12 +49,14 @@ class Variant:
     Attributes:
         title: In words.
         contrast: From feature size, posterior and key.
+        critic: From the sizes of features and latent vector, width and key.
         critic_width: Hidden units of the critic.
         fit: Settings of training that differ from the defaults.
     """
 
     title: str
     contrast: Callable[[int, ImplicitPosterior, Key], AbstractContrast]
+    critic: Callable[..., AbstractCritic] = ResidualCritic
     critic_width: int = 128
     fit: dict[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -57,7 +65,7 @@ class Variant:
         model, encoder, shapes, key_posterior, key_contrast, key_critic = _split(architecture, key)
         posterior = ImplicitPosterior(encoder, **shapes, key=key_posterior)
         contrast = self.contrast(architecture.width, posterior, key_contrast)
-        critic = ResidualCritic(
+        critic = self.critic(
             architecture.width, architecture.latent_dim, width=self.critic_width, key=key_critic
         )
         objective = WeightedLogistic()
@@ -72,6 +80,10 @@ def anchored(size: int, posterior: ImplicitPosterior, key: Key) -> AbstractContr
     return AnchoredMomentContrast(posterior.noise_size)
 
 
+def mixture(size: int, posterior: ImplicitPosterior, key: Key) -> AbstractContrast:
+    return MixtureContrast(size, posterior.latent_dim, key=key)
+
+
 VARIANTS = {
     "learned": Variant("learned Gaussian", learned),
     "anchored": Variant("moments at 32 points of noise (default)", anchored),
@@ -81,6 +93,8 @@ VARIANTS = {
     ),
     "moments-32": Variant("moments of 32 draws", lambda *_: MomentContrast("full", 32)),
     "moments-128": Variant("moments of 128 draws", lambda *_: MomentContrast("full", 128)),
+    "mixture": Variant("learned mixture of 4 Gaussians", mixture),
+    "telescoping": Variant("fixed noise, telescoping critic", anchored, critic=TelescopingCritic),
     "rate-2": Variant("learned, rate × 2", learned, fit={"critic_learning_rate": 4e-3}),
     "rate-4": Variant("learned, rate × 4", learned, fit={"critic_learning_rate": 8e-3}),
     "steps-2": Variant("learned, 2 critic steps", learned, fit={"critic_steps": 2}),

@@ -20,11 +20,12 @@ from avb.contrasts import (
     AnchoredSelfContrast,
     FlowContrast,
     GaussianContrast,
+    MixtureContrast,
     MomentContrast,
     PriorContrast,
     SelfContrast,
 )
-from avb.critics import ResidualCritic
+from avb.critics import AbstractCritic, ResidualCritic, TelescopingCritic
 from avb.models import FamilyLikelihood, FixedNormal
 from avb.nets import MLPEncoder
 from avb.objectives import (
@@ -66,13 +67,17 @@ CONTRASTS: dict[str, Callable[[Key], AbstractContrast]] = {
         WIDTH, D, covariance="diagonal", width=8, key=key
     ),
     "full gaussian": lambda key: GaussianContrast(WIDTH, D, covariance="full", width=8, key=key),
+    "mixture": lambda key: MixtureContrast(WIDTH, D, components=3, width=8, key=key),
     "flow": lambda key: FlowContrast(WIDTH, D, layers=2, width=8, key=key),
     "anchored self": lambda key: AnchoredSelfContrast(4, num_components=4),
 }
-CRITICS: dict[str, Callable[[Key], ResidualCritic]] = {
+CRITICS: dict[str, Callable[[Key], AbstractCritic]] = {
     "posterior's features": lambda key: ResidualCritic(WIDTH, D, width=8, key=key),
     "own features": lambda key: ResidualCritic(
         5, D, width=8, depth=1, key=key, encoder=MLPEncoder(SHAPE, width=5, depth=1, key=key)
+    ),
+    "telescoping": lambda key: TelescopingCritic(
+        WIDTH, D, waymarks=(0.4, 0.8), width=8, depth=1, key=key
     ),
 }
 OBJECTIVES = (KLDual(), Logistic(), WeightedLogistic(), DonskerVaradhan(), LeastSquares())
@@ -135,7 +140,7 @@ def of_likelihood(likelihood, *, values=counts) -> Case:
 def parts_of(index: int, posterior: str, contrast: str) -> tuple:
     """A pair of posterior and contrast with a critic, an objective and a number of draws."""
     critic = tuple(CRITICS)[index % len(CRITICS)]
-    return posterior, contrast, critic, OBJECTIVES[index % len(OBJECTIVES)], 1 + index % 3
+    return posterior, contrast, critic, OBJECTIVES[index % len(OBJECTIVES)], 1 + index // 3 % 3
 
 
 def name_of(parts: tuple) -> str:

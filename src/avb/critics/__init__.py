@@ -2,3 +2,4 @@
 
 from avb.critics._base import AbstractCritic as AbstractCritic
 from avb.critics._residual import ResidualCritic as ResidualCritic
+from avb.critics._telescoping import TelescopingCritic as TelescopingCritic

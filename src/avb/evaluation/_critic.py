@@ -15,6 +15,7 @@ from avb.densities import AbstractDensity
 from avb.evaluation._batched import Progress, check_data, over_batches
 from avb.evaluation._draws import check_draws, mean_and_error
 from avb.evaluation._estimate import Estimate
+from avb.training._losses import offset_of
 
 
 class CriticDensity(eqx.Module):
@@ -58,8 +59,13 @@ def _values_on_contrast(parts, x, keys):
         key_condition, key_sample = jax.random.split(key)
         features = method.posterior.encoder(x)
         density = critic_density(method, x, features, key_condition, jnp.zeros(()))
-        z = jax.vmap(density.contrast.sample)(jax.random.split(key_sample, draws))
-        return jax.vmap(density.value)(z)
+        on_r = jax.vmap(density.contrast.sample)(jax.random.split(key_sample, draws))
+        # The ratios between waymarks of a telescoping critic are compared at draws of both.
+        keys = jax.random.split(jax.random.fold_in(key_sample, 1), draws)
+        on_q = jax.vmap(method.posterior.draw, in_axes=(None, 0))(features, keys)
+        white = jax.vmap(density.contrast.whiten)
+        pairs = jax.vmap(density.critic.pairs, in_axes=(None, 0, 0), out_axes=1)
+        return pairs(density.seen, white(on_q), white(on_r)[:, None])[1][:, :, 0]
 
     return jax.vmap(datum)(x, keys)
 
@@ -67,15 +73,14 @@ def _values_on_contrast(parts, x, keys):
 def critic_offset(
     method: Method, data: np.ndarray, *, key: Key, draws: int, batch_size: int
 ) -> Scalar:
-    """What the critic's objective leaves to subtract from T, from draws of the contrast."""
-    assert method.objective is not None
+    """What the critic's objective leaves to subtract from T, from draws of its own."""
     values = over_batches(
         lambda x, keys: _values_on_contrast((method, draws), x, keys),
         data,
         key=key,
         batch_size=batch_size,
     )
-    return method.objective.offset(jnp.asarray(values))
+    return offset_of(method, jnp.moveaxis(jnp.asarray(values), 0, 1))
 
 
 @eqx.filter_jit

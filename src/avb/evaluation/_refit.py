@@ -10,7 +10,7 @@ from avb._method import Method
 from avb._types import Key, Scalar
 from avb.critics import AbstractCritic
 from avb.training._guard import squared_norm
-from avb.training._losses import contest, total_loss
+from avb.training._losses import adversary_loss, contest, total_loss
 
 RATE = 2e-3
 BATCH_SIZE = 128
@@ -42,8 +42,7 @@ def refit_critic(method: Method, data: Float[Array, "n ..."], key: Key, steps: i
         index = jax.random.randint(key_index, (BATCH_SIZE,), 0, len(data))
         z = jax.vmap(method.posterior.draw)(features[index], jax.random.split(key_z, BATCH_SIZE))
         met = contest(with_critic(parameters), data[index], features[index], z, key_contest)
-        assert method.objective is not None
-        return method.objective.loss(met.on_posterior, met.on_contrast)
+        return adversary_loss(method, met)[1]
 
     def step(carry, key: Key):
         parameters, state = carry

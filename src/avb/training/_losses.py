@@ -179,12 +179,21 @@ def _semi_implicit(method, x, features, key, beta) -> tuple[Scalar, Terms]:
 
 
 class Contest(eqx.Module):
-    """What both players meet on in one batch: everything that z and T are compared at."""
+    """What both players meet on in one batch: everything that z and T are compared at.
+
+    Attributes:
+        densities: r(z|x) of each datum.
+        seen: What the critic keeps of each datum.
+        on_posterior: For each of the critic's b ratios, see
+            :meth:`~avb.critics.AbstractCritic.pairs`, values at draws of the density above.
+        on_contrast: The same at draws of the density below.
+        fit_loss: Negative log-likelihood of a learned contrast, else zero.
+    """
 
     densities: PyTree
     seen: Float[Array, "n c"]
-    on_posterior: Float[Array, " n"]
-    on_contrast: Float[Array, "n m"]
+    on_posterior: Float[Array, "b n"]
+    on_contrast: Float[Array, "b n m"]
     fit_loss: Scalar
 
 
@@ -213,19 +222,26 @@ def contest(
     def values(density, seen, z, key):
         keys = jax.random.split(key, method.contrast_draws)
         drawn = jax.vmap(density.sample)(keys)
-        evaluate = lambda z: critic.evaluate(seen, density.whiten(z))  # noqa: E731
-        return evaluate(z), jax.vmap(evaluate)(drawn)
+        return critic.pairs(seen, density.whiten(z), jax.vmap(density.whiten)(drawn))
 
     keys = jax.random.split(key_sample, x.shape[0])
-    on_posterior, on_contrast = jax.vmap(values, in_axes=(axes, 0, 0, 0))(densities, seen, z, keys)
+    on_posterior, on_contrast = jax.vmap(values, in_axes=(axes, 0, 0, 0), out_axes=1)(
+        densities, seen, z, keys
+    )
     return Contest(densities, seen, on_posterior, on_contrast, fit_loss)
 
 
 def adversary_loss(method: Method, met: Contest) -> tuple[Scalar, Scalar]:
     """The critic's objective plus the contrast's negative log-likelihood; and the objective."""
     assert method.objective is not None
-    critic_loss = method.objective.loss(met.on_posterior, met.on_contrast)
+    critic_loss = jnp.sum(jax.vmap(method.objective.loss)(met.on_posterior, met.on_contrast))
     return critic_loss + met.fit_loss, critic_loss
+
+
+def offset_of(method: Method, on_contrast: Float[Array, "b n m"]) -> Scalar:
+    """What the objective leaves to subtract from T, the sum of the critic's b ratios."""
+    assert method.objective is not None
+    return jnp.sum(jax.vmap(method.objective.offset)(on_contrast))
 
 
 def _adversarial(method, x, features, key, beta) -> tuple[Scalar, Terms]:
@@ -240,6 +256,6 @@ def _adversarial(method, x, features, key, beta) -> tuple[Scalar, Terms]:
 
     axes = (method.contrast.density_axes, 0, 0)
     log_r, critic = jax.vmap(through_z, in_axes=axes)(met.densities, lax.stop_gradient(met.seen), z)
-    critic = critic - lax.stop_gradient(method.objective.offset(met.on_contrast))
+    critic = critic - lax.stop_gradient(offset_of(method, met.on_contrast))
     model_loss, terms = _elbo(method, x, z, log_r, critic, beta, lax.stop_gradient(critic_loss))
     return model_loss + loss, terms
