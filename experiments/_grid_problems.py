@@ -202,7 +202,7 @@ PROBLEMS = {
         default=Cell(Structure("prior"), "logistic"),
         critic_width=64,
         base=four_point.critic,
-        fit=dataclasses.replace(TOY.fit_config(1.0), epochs=1500),
+        fit=dataclasses.replace(TOY.fit_config(1.0), epochs=1000),
         data=lambda: four_point.DATA,
         encoding="real",
         quality=toy_quality,
@@ -215,7 +215,7 @@ PROBLEMS = {
         critic_width=64,
         base=banana_base,
         fit=FitConfig(
-            epochs=1500,
+            epochs=1000,
             batch_size=1,
             learning_rate=3e-3,
             critic_learning_rate=6e-3,
