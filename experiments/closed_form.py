@@ -1,7 +1,7 @@
 """Critics, objectives and the bracket against densities known in closed form.
 
-    python experiments/closed_form.py            # up to an hour on two cores
-    python experiments/closed_form.py --quick    # d = 2 and 8, one seed; writes no results
+    python -m experiments.closed_form            # up to an hour on two cores
+    python -m experiments.closed_form --quick    # d = 2 and 8, one seed; writes no results
 
 Part 1: q a correlated Gaussian, r the Gaussian with q's own diagonal moments (the adaptive
 contrast at its optimum), so T* = log q − log r is a quadratic known exactly. A critic is
@@ -28,10 +28,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import scipy.linalg
 import tyro
-from jax import lax
 from jaxtyping import Array, Float
 from rich.console import Console
 from rich.table import Table
@@ -43,28 +41,16 @@ from avb.densities._scale import LOG_SCALE_MAX, LOG_SCALE_MIN, MAX_SHIFT
 from avb.evaluation import elbo_bracket
 from avb.models import FixedNormal, LatentVariableModel
 from avb.models._latent import standard_normal
-from avb.objectives import (
-    AbstractObjective,
-    DonskerVaradhan,
-    KLDual,
-    LeastSquares,
-    Logistic,
-    WeightedLogistic,
-)
+from avb.objectives import AbstractObjective, KLDual, LeastSquares, Logistic
 from avb.posteriors import SemiImplicitPosterior
+from avb.training._descend import descend
+from experiments._critics import OBJECTIVES, draws, relative
 
 TOLERANCE = 0.05
 DIVERGENCE = 1.0
 COLLAPSED = 0.05
 FRESH_DRAWS = 20_000
 CONTRAST_DRAWS = 200_000
-OBJECTIVES: tuple[AbstractObjective, ...] = (
-    KLDual(),
-    Logistic(),
-    WeightedLogistic(),
-    DonskerVaradhan(),
-    LeastSquares(),
-)
 # The gradient of each objective in exp T has finite variance where E_r[(q/r)^k] is finite.
 MOMENT_NEEDED = {"KLDual": 2, "DonskerVaradhan": 2, "LeastSquares": 4}
 
@@ -128,11 +114,6 @@ class Problem(eqx.Module):
         """T(z); there is one datum, and its feature is a constant."""
         seen = critic.features(jnp.zeros(1), jnp.zeros(1))
         return critic.evaluate(seen, self.contrast.whiten(z))
-
-
-def draws(density: AbstractDensity, key: Key, count: int) -> Float[Array, "n d"]:
-    """Several draws of a density."""
-    return jax.vmap(density.sample)(jax.random.split(key, count))
 
 
 def correlation_strength(dim: int, divergence: float) -> float:
@@ -200,9 +181,7 @@ def train(
     critic: ResidualCritic, problem: Problem, loss: Loss, budget: Budget, key: Key
 ) -> ResidualCritic:
     """Train on fresh draws at every step; the average of the last iterates."""
-    optimiser = optax.adam(optax.cosine_decay_schedule(budget.rate, budget.steps))
     parameters, static = eqx.partition(critic, eqx.is_inexact_array)
-    kept = int(budget.averaged * budget.steps)
 
     def of_draws(parameters: ResidualCritic, key: Key) -> Scalar:
         critic = eqx.combine(parameters, static)
@@ -213,18 +192,14 @@ def train(
         on_contrast = values(draws(problem.contrast, key_contrast, count))
         return loss(on_posterior, on_contrast.reshape(budget.batch, budget.contrast_draws))
 
-    def step(carry, index_and_key):
-        parameters, state, average = carry
-        index, key = index_and_key
-        updates, state = optimiser.update(jax.grad(of_draws)(parameters, key), state)
-        parameters = optax.apply_updates(parameters, updates)
-        share = jnp.where(index >= budget.steps - kept, 1.0 / kept, 0.0)
-        average = jax.tree.map(lambda a, p: a + share * p, average, parameters)
-        return (parameters, state, average), None
-
-    start = (parameters, optimiser.init(parameters), jax.tree.map(jnp.zeros_like, parameters))
-    over = (jnp.arange(budget.steps), jax.random.split(key, budget.steps))
-    (_, _, average), _ = lax.scan(step, start, over)
+    average = descend(
+        of_draws,
+        parameters,
+        key,
+        steps=budget.steps,
+        rate=budget.rate,
+        averaged=budget.averaged,
+    )
     return eqx.combine(average, static)
 
 
@@ -262,11 +237,6 @@ class Cell:
     def passed(self) -> bool:
         """Whether T and its gradient are within the tolerance."""
         return max(self.value, self.gradient) < TOLERANCE
-
-
-def relative(got: Array, expected: Array) -> Scalar:
-    """Relative L2 error over all entries."""
-    return jnp.sqrt(jnp.sum((got - expected) ** 2) / jnp.sum(expected**2))
 
 
 @eqx.filter_jit
@@ -515,7 +485,7 @@ def markdown(cells: list[Cell], collapses: list[dict], bounds: dict, budget: Bud
     lines = [
         "# Critics against closed forms",
         "",
-        f"`python experiments/closed_form.py`; every cell with {dataclasses.asdict(budget)}. "
+        f"`python -m experiments.closed_form`; every cell with {dataclasses.asdict(budget)}. "
         "Errors are relative L2 errors on fresh draws from q, the largest over the seeds; "
         "k is the moment of q/r that the variance of the objective's gradient needs "
         "(2 for the KL dual and Donsker-Varadhan, 4 for least squares).",

@@ -12,6 +12,7 @@ from . import (
     posteriors as posteriors,
     report as report,
     runs as runs,
+    scores as scores,
     training as training,
 )
 from ._architecture import Architecture as Architecture

@@ -1,7 +1,7 @@
 """Adam on a loss of fresh draws, in one compiled loop."""
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -47,7 +47,7 @@ def descend(
         return (parameters, state, average), None
 
     nothing = jax.tree.map(jnp.zeros_like, parameters) if kept else None
-    start = (parameters, optimiser.init(parameters), nothing)
+    start: Any = (parameters, optimiser.init(cast(Any, parameters)), nothing)
     over = (jnp.arange(steps), jax.random.split(key, steps))
-    (parameters, _, average), _ = lax.scan(step, start, over)
-    return average if kept else parameters
+    (last, _, average), _ = lax.scan(step, start, over)
+    return cast(Parameters, average if kept else last)
