@@ -74,11 +74,11 @@ def grouped(items: Iterable[Entry], key: Callable) -> dict:
     return groups
 
 
-def complete(items: list[Entry], contrasts: Iterable[str]) -> list[Entry]:
+def complete(items: list[Entry]) -> list[Entry]:
     """Entries on the posteriors that every contrast has been tried on."""
-    tried = [{e.problem for e in items if e.contrast == contrast} for contrast in contrasts]
-    shared = set.intersection(*tried)
-    return [e for e in items if e.problem in shared and e.contrast in contrasts]
+    tried = grouped(items, lambda e: e.contrast).values()
+    shared = set.intersection(*({e.problem for e in group} for group in tried))
+    return [e for e in items if e.problem in shared]
 
 
 def spread(values: Iterable[float], digits: int = 2) -> str:
@@ -165,7 +165,7 @@ def report(cells: dict, settings: dict) -> str:
     found = entries(cells)
     residual = [e for e in found if e.critic == "residual"]
     far = [e for e in found if e.critic == "telescoping"]
-    ranked = complete(residual, list(CONTRASTS))
+    ranked = complete(residual)
     problems = len({e.problem for e in ranked})
     parts = [
         "# Critics on known densities",

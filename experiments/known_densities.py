@@ -41,6 +41,7 @@ class Options:
         seeds: Seeds of every cell, side by side.
         dims: Latent dimensions.
         shapes: Shapes by name.
+        contrasts: Contrasts by name.
         critics: Which of "residual", "telescoping" and "score" (the estimators).
         budget: How each is trained.
         out: Folder of the results.
@@ -49,6 +50,7 @@ class Options:
     seeds: int = 3
     dims: tuple[int, ...] = (2, 8, 32)
     shapes: tuple[str, ...] = tuple(shape.name for shape in SHAPES)
+    contrasts: tuple[str, ...] = tuple(CONTRASTS)
     critics: tuple[str, ...] = ("residual", "score", "telescoping")
     budget: Budget = dataclasses.field(default_factory=Budget)
     out: Path = RESULTS
@@ -60,7 +62,7 @@ def plan(options: Options) -> list[Cell]:
     games = [
         ("residual", dim, contrast, shape)
         for dim in options.dims
-        for contrast in CONTRASTS
+        for contrast in options.contrasts
         for shape in shapes
     ]
     estimates = [
@@ -75,6 +77,7 @@ def plan(options: Options) -> list[Cell]:
         for dim in options.dims
         for contrast in TELESCOPED
         for shape in shapes
+        if contrast in options.contrasts
     ]
     return [cell for cell in games + estimates + far if cell[0] in options.critics]
 
