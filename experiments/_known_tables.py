@@ -121,6 +121,23 @@ def ranking(items: list[Entry]) -> str:
     return markdown_table(header, [row for *_, row in sorted(rows, key=lambda row: row[:2])])
 
 
+def overview(items: list[Entry]) -> str:
+    """Contrasts by objectives: median and worst error, and how many failed."""
+    groups = grouped(items, lambda e: (e.contrast, e.objective))
+    rows = []
+    for contrast in CONTRASTS:
+        row = [contrast]
+        for objective in NAMES:
+            group = groups.get((contrast, objective), [])
+            if group:
+                errors, failed = [e.absolute for e in group], sum(e.failed for e in group)
+                told = f"{plain(float(np.median(errors)))} / {plain(max(errors))}"
+                row.append(told + (f", {failed} failed" if failed else ""))
+        rows.append(row)
+    header = ["contrast", *NAMES[:-1], "no critic"]
+    return markdown_table(header, [row for row in rows if len(row) > 1])
+
+
 def order(group_key: tuple) -> tuple:
     """Rows by dimension, shape and contrast."""
     dim, shape, *contrast = group_key
@@ -174,7 +191,9 @@ def report(cells: dict, settings: dict) -> str:
         "with its sign, by which the ELBO is too high or too low; that of the score is a "
         "relative L2 error where q has covariance I. Failed: not finite, or worse than the "
         f"contrast alone by more than {WORSE} nats.",
-        f"## Ranking over {problems} posteriors and all seeds",
+        f"## Over {problems} posteriors and all seeds: median / worst error",
+        overview(ranked),
+        "## The same, ranked by the median",
         ranking(ranked),
     ]
     if far:
@@ -191,7 +210,7 @@ def report(cells: dict, settings: dict) -> str:
         f"## Error of the score ({DEFAULT} for T)",
         score_table(residual, cells),
     ]
-    return "\n\n".join(parts)
+    return "\n\n".join(part.rstrip() for part in parts) + "\n"
 
 
 def draw(cells: dict, path: Path) -> None:
