@@ -86,19 +86,24 @@ class Cell(NamedTuple):
     rate: float = 1.0
 
 
-def programs(default: Cell) -> dict[Structure, list[Cell]]:
+def programs(default: Cell, *, full: bool) -> dict[Structure, list[Cell]]:
     """The cells of each program.
 
-    Contrast × objective × rate in full; steps × rate and width × rate at the default's
-    contrast and objective.
+    In full: contrast × objective × rate; steps × rate and width × rate at the default's
+    contrast and objective. Else only pairs: contrast × rate at the default's objective, contrast ×
+    objective at its rate, and no grid of two steps.
     """
     contrast = default.structure.contrast
-    full = [Structure(name) for name in CONTRASTS]
-    paired = [Structure(contrast, steps=steps) for steps in STEPS[1:]]
+    paired = [Structure(contrast, steps=steps) for steps in STEPS[1 if full else 2 :]]
     paired += [Structure(contrast, width=width) for width in WIDTHS if width != 1.0]
+    crossed = [
+        (objective, rate)
+        for objective, rate in itertools.product(OBJECTIVES, RATES)
+        if full or objective == default.objective or rate == default.rate
+    ]
     cells = {
-        structure: [Cell(structure, *rest) for rest in itertools.product(OBJECTIVES, RATES)]
-        for structure in full
+        structure: [Cell(structure, *rest) for rest in crossed]
+        for structure in map(Structure, CONTRASTS)
     }
     for structure in paired:
         cells[structure] = [Cell(structure, default.objective, rate) for rate in RATES]

@@ -50,8 +50,8 @@ class Summary:
         return max(self.quality, key=lambda cell: self.quality[cell])
 
     def below(self, cell: Cell) -> float:
-        """Nats below the best cell."""
-        return self.quality[self.best] - self.quality[cell]
+        """Nats below the best cell; not a number for a cell that was not run."""
+        return self.quality[self.best] - self.quality.get(cell, np.nan)
 
     def share(self, keep: Callable[[Cell], bool] = lambda _: True) -> float:
         """Share of the runs without failure, among the cells that are kept."""
@@ -130,6 +130,9 @@ def worst_table(summaries: dict[str, Summary]) -> str:
         row = [name]
         for summary in summaries.values():
             cell = change(summary.problem.default)
+            if cell not in summary.quality:
+                row.append("–")
+                continue
             failed = summary.failed[cell]
             words = "failed" if failed == summary.runs else nats(summary.below(cell))
             if 0 < failed < summary.runs:
@@ -184,6 +187,8 @@ def heat(
     axis.set_yticks(range(len(labels)), labels, fontsize=7)
     for line, found in enumerate(cells):
         for column, cell in enumerate(found):
+            if cell not in summary.quality:
+                continue
             failed = summary.failed[cell]
             value = below[line, column]
             words = "×" if failed == summary.runs else nats(value) + (" ×" if failed else "")

@@ -32,7 +32,7 @@ from experiments._standardised import standardised
 
 REFERENCE = "gaussian_vae"
 METHODS = (REFERENCE, "avb_adaptive", "avb", "sivi", "flow_vae")
-LEVELS = (2.0, 1.0, 0.5, 0.0, -0.5)
+LEVELS = (2.0, 1.0, 0.5, 0.1)
 # Of a run, denser where the bound moves fast.
 MARKS = tuple(0.03 * (1 / 0.03) ** (share / 11) for share in range(12))
 
@@ -167,8 +167,7 @@ def ratio_cell(results: dict[str, dict], name: str, below: float, *, compiling: 
     ratios = []
     for runs in results.values():
         level = best(runs[REFERENCE]["curve"]) - below
-        # Above the Gaussian VAE's best there is no time of its own to compare with.
-        base = time_to(runs[REFERENCE]["curve"], min(level, best(runs[REFERENCE]["curve"])))
+        base = time_to(runs[REFERENCE]["curve"], level)
         found = time_to(runs[name]["curve"], level)
         if found is not None and base is not None:
             add = [compile_seconds(results, which) * compiling for which in (name, REFERENCE)]
@@ -182,7 +181,7 @@ def ratio_cell(results: dict[str, dict], name: str, below: float, *, compiling: 
 def table(results: dict[str, dict], methods: tuple[str, ...]) -> str:
     """One row a method."""
     header = ["method", "ms a step", "compiling, s", "best bound"]
-    header += [f"to best − {d:g}" if d >= 0 else f"to best + {-d:g}" for d in LEVELS]
+    header += [f"to best − {below:g}" for below in LEVELS]
     header += ["to best − 0.5, compiling included"]
     rows = []
     for name in methods:
@@ -201,7 +200,7 @@ def table(results: dict[str, dict], methods: tuple[str, ...]) -> str:
 def picture(results: dict[str, dict], methods: tuple[str, ...], path: Path) -> None:
     """The bound against seconds of training, a thin line a seed."""
     figure, axis = plt.subplots(figsize=(7, 4.2), layout="constrained")
-    floor = min(best(runs[REFERENCE]["curve"]) for runs in results.values()) - 6.0
+    tops = [best(runs[name]["curve"]) for runs in results.values() for name in methods]
     for number, name in enumerate(methods):
         for runs in results.values():
             _, seconds, bounds = np.asarray(runs[name]["curve"]).T
@@ -212,7 +211,7 @@ def picture(results: dict[str, dict], methods: tuple[str, ...], path: Path) -> N
         xlabel="processor seconds of training",
         ylabel="log p(x) ≥, validation, nats",
     )
-    axis.set_ylim(bottom=floor)
+    axis.set_ylim(max(tops) - 6.0, max(tops) + 0.3)
     axis.legend(fontsize=8)
     figure.savefig(path, dpi=140)
     plt.close(figure)
@@ -232,8 +231,8 @@ def main(config: Config) -> None:
         f"# Time to a held-out bound: {config.data}\n\n`python -m experiments.cost`; processor "
         f"time of training over the Gaussian VAE's to the same level; d = {config.latent_dim}, "
         f"networks of {config.width} units, {config.passes} epochs; levels relative to each seed's "
-        f"best Gaussian VAE ({spread(reference)} nats); levels above it are over its time to its "
-        "best; mean and range over seeds.\n\n" + table(results, config.methods)
+        f"best Gaussian VAE ({spread(reference)} nats); mean and range over seeds.\n\n"
+        + table(results, config.methods)
     )
     config.path.with_suffix(".md").write_text(text)
     print(text)

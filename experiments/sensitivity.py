@@ -7,8 +7,9 @@ Critic rate × objective × contrast in full, and rate × critic steps and rate 
 the default contrast and objective: 95 cells a problem. All rates, objectives and seeds of one
 structure are one compiled program, seven a problem, of 5 or 25 runs a seed, by the library's own
 `step`. The problems are four points (`experiments.four_point`), the banana of
-`experiments.multimodal` under a purely implicit posterior, and the digits with `avb_adaptive`;
-budgets are short and networks small, the same for all cells of a problem.
+`experiments.multimodal` under a purely implicit posterior, and the digits with `avb_adaptive`,
+once with networks of 64 units and once as the library's defaults have it: 300 units, 50 epochs,
+and pairs of settings only, 42 cells. Budgets are short, the same for all cells of a problem.
 
 No cell is judged by its own critic: the toy by the exact mean log p(x); the banana by KL(q‖p),
 counted over cells in coordinates in which p is N(0, I); the digits by the importance-weighted
@@ -126,7 +127,7 @@ def main(config: Config) -> None:
     for name in config.problems:
         problem = PROBLEMS[name]
         found = results.setdefault(name, {})
-        for structure, cells in programs(problem.default).items():
+        for structure, cells in programs(problem.default, full=problem.full).items():
             if structure.name in found:
                 continue
             found[structure.name] = run_program(problem, structure, cells, config.seeds)
