@@ -9,6 +9,7 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 import scipy.stats as st
+from arviz_stats.base.array import array_stats
 
 from avb import ConfigError, Inference
 
@@ -70,6 +71,47 @@ def test_log_densities_are_those_of_the_draws(tree):
     assert np.median(np.abs(log_q - exact)) < 0.05
     weight = tree["sample_stats"]["log_weight"].values[0]
     np.testing.assert_allclose(weight, tree["sample_stats"]["lp"].values[0] - log_q, atol=1e-5)
+
+
+def test_leave_one_out_scores_are_the_exact_ones(posterior):
+    tree = posterior.to_arviz(log_likelihood=True)
+    logs = tree["log_likelihood"]["y"].values.astype(np.float64)
+    rate = tree["posterior"]["rate"].values[0].astype(np.float64)
+    np.testing.assert_allclose(logs[0], st.expon.logpdf(Y, scale=1 / rate[:, None]), atol=1e-4)
+    # Conjugate: without one datum, the next is of Lomax's distribution.
+    rest = Y.sum() - Y.astype(np.float64)
+    exact = st.lomax.logpdf(Y, 2.0 + len(Y) - 1, scale=3.0 + rest)
+    weights = np.exp(-logs[0])
+    errors = weights.std(0) / weights.mean(0) / np.sqrt(len(weights))
+    for index, (truth, error) in enumerate(zip(exact, errors, strict=True)):
+        found = array_stats.loo(logs[:, :, index], chain_axis=0, draw_axis=1)[0]
+        assert float(found) == pytest.approx(truth, abs=4 * error)
+
+
+def test_data_without_a_likelihood_of_their_own():
+    normal = Inference(lambda z: -0.5 * jnp.sum(z**2), dim=1, max_steps=500, starts=2)
+    with pytest.raises(ConfigError) as error:
+        normal.run(jax.random.key(0)).to_arviz(log_likelihood=True)
+    assert str(error.value) == (
+        "to_arviz(log_likelihood=True): expected a NumPyro model that sees all its rows and has no "
+        "discrete latent sites, got another, whose data have no likelihood one by one; compute it "
+        "from the draws of sample(...)"
+    )
+
+
+def test_factors_are_no_data():
+    def partly(y):
+        shift = numpyro.sample("shift", dist.Normal(0.0, 1.0))
+        numpyro.factor("penalty", -(shift**2))
+        with numpyro.plate("rows", len(y)), numpyro.handlers.mask(mask=y < 1.0):
+            numpyro.factor("each", -y)
+            numpyro.sample("y", dist.Normal(shift, 1.0), obs=y)
+
+    target = Inference(partly).target(jnp.asarray(Y))
+    assert target.functions.log_likelihood is not None
+    logs = target.functions.log_likelihood(target.arguments, jnp.zeros(1))
+    assert set(logs) == {"y"}
+    np.testing.assert_allclose(logs["y"], np.where(Y < 1.0, st.norm.logpdf(Y), 0.0), rtol=1e-5)
 
 
 def test_diagnostics_are_attributes(tree, posterior):

@@ -14,7 +14,7 @@ from avb.densities._points import even_points, shifted_normal
 from avb.inference._framed import FramedDensity, FramedSampler
 from avb.inference._measure import AT_ONCE, COMPONENTS
 from avb.inference._mixture import log_mean
-from avb.inference._posterior import Approximation, Posterior, all_constrained
+from avb.inference._posterior import Approximation, Posterior, of_all
 from avb.inference._target import Sites, Target
 
 if TYPE_CHECKING:
@@ -63,14 +63,28 @@ def diagnostics(posterior: Posterior) -> dict[str, Any]:
     return found
 
 
-def as_data_tree(posterior: Posterior, draws: int, key: Key) -> "DataTree":
+def _log_likelihood(target: Target, z: Float[Array, "n d"]) -> Sites:
+    function = target.functions.log_likelihood
+    if function is None:
+        raise ConfigError(
+            "to_arviz(log_likelihood=True): expected a NumPyro model that sees all its rows and "
+            "has no discrete latent sites, got another, whose data have no likelihood one by one; "
+            "compute it from the draws of sample(...)"
+        )
+    return of_all(function, target, z)
+
+
+def as_data_tree(
+    posterior: Posterior, draws: int, key: Key, *, log_likelihood: bool = False
+) -> "DataTree":
     """The groups of a posterior.
 
     - ``posterior``: the sites, with dimensions ``chain`` (one) and ``draw``;
     - ``unconstrained_posterior``: the vector z;
     - ``sample_stats``: ``lp``, log p(z) up to the evidence, Jacobians included; where there is a
       density, ``log_q``, log q(z) over 2,048 components, and ``log_weight``, their difference;
-    - ``log_prob``: the terms of ``lp`` by site, in the model's own terms, without Jacobians.
+    - ``log_prob``: the terms of ``lp`` by site, in the model's own terms, without Jacobians;
+    - ``log_likelihood``: of each datum, where it is asked for.
 
     Bracket, evidence, k̂ and verdict are the attributes of ``posterior``.
 
@@ -78,9 +92,11 @@ def as_data_tree(posterior: Posterior, draws: int, key: Key) -> "DataTree":
         posterior: With its model.
         draws: Number of draws.
         key: PRNG key.
+        log_likelihood: Whether that of each datum is wanted.
 
     Raises:
-        ConfigError: ``arviz-base`` is not installed, or there is no model.
+        ConfigError: ``arviz-base`` is not installed, there is no model, or its data have no
+            likelihood one by one.
     """
     try:
         from arviz_base import from_dict
@@ -91,7 +107,7 @@ def as_data_tree(posterior: Posterior, draws: int, key: Key) -> "DataTree":
     target = posterior.target
     key_draw, key_density = jax.random.split(key)
     z = posterior.sample_unconstrained(key_draw, (draws,))
-    sites = all_constrained(target, z)
+    sites = of_all(target.functions.constrain, target, z)
     log_p, terms = _log_p(target, z)
     stats: dict[str, Any] = {"lp": log_p}
     if posterior.has_density:
@@ -103,5 +119,7 @@ def as_data_tree(posterior: Posterior, draws: int, key: Key) -> "DataTree":
         "sample_stats": stats,
         "log_prob": terms,
     }
+    if log_likelihood:
+        groups["log_likelihood"] = _log_likelihood(target, z)
     one_chain = jax.tree.map(lambda leaf: np.asarray(leaf)[None], groups)
     return from_dict(one_chain, attrs={"posterior": diagnostics(posterior)})

@@ -199,7 +199,25 @@ def numpyro_functions(model: Model, layout: Layout, join: Callable[[PyTree], tup
         terms, _ = compute_log_probs(seeded(), args, kwargs, values, sum_log_prob=True)
         return {name: jnp.asarray(term) for name, term in terms.items()}
 
-    return Functions(log_density, constrain, log_terms)
+    def log_likelihood(arguments: PyTree, z: Latent) -> Sites:
+        args, kwargs = join(arguments)
+        values = {k: v for k, v in constrain(arguments, z).items() if k in layout.unconstrained}
+        given = handlers.substitute(seeded(), data=values)
+        sites = handlers.trace(given).get_trace(*args, **kwargs)
+        return {k: s["fn"].log_prob(s["value"]) for k, s in sites.items() if _is_data(s)}
+
+    # Data are independent given all latent sites, of which those summed out are none.
+    return Functions(log_density, constrain, log_terms, None if enum else log_likelihood)
+
+
+def _is_data(site: dict) -> bool:
+    """Whether a site is observed, and no ``numpyro.factor``."""
+    if site["type"] != "sample" or not site["is_observed"]:
+        return False
+    inner = site["fn"]
+    while not isinstance(inner, dist.Unit) and hasattr(inner, "base_dist"):
+        inner = inner.base_dist
+    return not isinstance(inner, dist.Unit)
 
 
 def numpyro_target(model: Model, args: tuple, kwargs: dict, cache: dict) -> Target:

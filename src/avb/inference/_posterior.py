@@ -4,16 +4,17 @@ import dataclasses
 import functools
 import math
 import os
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from avb._errors import ConfigError
-from avb._types import Key
+from avb._types import Key, Latent
 from avb.inference._framed import FramedDensity, FramedSampler
 from avb.inference._measure import Bracket, Importance, Weighed, weigh
 from avb.inference._methods import MethodName, as_model, no_data
@@ -95,15 +96,17 @@ def _drawn(approximation: Approximation, keys: Array) -> Float[Array, "n d"]:
 
 
 @eqx.filter_jit
-def _constrained(target: Target, z: Float[Array, "n d"]) -> Sites:
-    return jax.vmap(target.constrain)(z)
+def _of_each(function: Callable[[PyTree, Latent], Sites], target: Target, z: Array) -> Sites:
+    return jax.vmap(lambda z: function(target.arguments, z))(z)
 
 
-def all_constrained(target: Target, z: Float[Array, "n d"]) -> Sites:
-    """The sites of several draws, in chunks of one compiled program."""
+def of_all(
+    function: Callable[[PyTree, Latent], Sites], target: Target, z: Float[Array, "n d"]
+) -> Sites:
+    """One of the target's functions at several draws, in chunks of one compiled program."""
     count = z.shape[0]
     z = _padded(z, -count % CHUNK)
-    parts = [_constrained(target, z[i : i + CHUNK]) for i in range(0, len(z), CHUNK)]
+    parts = [_of_each(function, target, z[i : i + CHUNK]) for i in range(0, len(z), CHUNK)]
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[:count], *parts)
 
 
@@ -279,7 +282,8 @@ class Posterior:
         if math.prod(sample_shape) == 0:
             raise ConfigError(f"sample_shape: expected at least one draw, got {sample_shape}")
         z = self.sample_unconstrained(key, sample_shape, resample=resample)
-        sites = all_constrained(target, z.reshape(-1, self.approximation.dim))
+        flat = z.reshape(-1, self.approximation.dim)
+        sites = of_all(target.functions.constrain, target, flat)
         return {k: v.reshape(*sample_shape, *v.shape[1:]) for k, v in sites.items()}
 
     def summary(self) -> list[dict[str, Any]]:
@@ -320,16 +324,22 @@ class Posterior:
 
         write(path, self)
 
-    def to_arviz(self, *, draws: int = 4000, key: Key | None = None) -> "DataTree":
+    def to_arviz(
+        self, *, draws: int = 4000, key: Key | None = None, log_likelihood: bool = False
+    ) -> "DataTree":
         """Draws, log densities and diagnostics as ArviZ has them; see :func:`as_data_tree`.
 
         Args:
             draws: Number of draws, all of one chain: they are independent.
             key: PRNG key; by default a fixed one.
+            log_likelihood: Whether that of every datum is there too, as ``arviz_stats.loo`` needs
+                it: a number for each draw and datum.
 
         Raises:
-            ConfigError: ``arviz-base`` is not installed, or there is no model.
+            ConfigError: ``arviz-base`` is not installed, there is no model, or its data have no
+                likelihood one by one.
         """
         from avb.inference._arviz import as_data_tree
 
-        return as_data_tree(self, draws, jax.random.key(0) if key is None else key)
+        key = jax.random.key(0) if key is None else key
+        return as_data_tree(self, draws, key, log_likelihood=log_likelihood)

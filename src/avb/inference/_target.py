@@ -24,6 +24,8 @@ class Functions:
         log_density: ``(arguments, z)`` to log p, with z of shape ``(d,)``.
         constrain: ``(arguments, z)`` to the sites by name.
         log_terms: ``(arguments, z)`` to the log density of each site, to tell which is at fault.
+        log_likelihood: ``(arguments, z)`` to that of each datum, by observed site; ``None`` where
+            data have none by themselves.
     """
 
     def __init__(
@@ -31,10 +33,12 @@ class Functions:
         log_density: Callable[[PyTree, Latent], Scalar],
         constrain: Callable[[PyTree, Latent], Sites],
         log_terms: Callable[[PyTree, Latent], Sites],
+        log_likelihood: Callable[[PyTree, Latent], Sites] | None = None,
     ):
         self.log_density = log_density
         self.constrain = constrain
         self.log_terms = log_terms
+        self.log_likelihood = log_likelihood
 
 
 class Target(eqx.Module):
