@@ -66,7 +66,7 @@ class Problem:
     quality: Callable[[Method], float]
     tolerance: float
     measure: str
-    full: bool = True
+    full: bool = False
 
     def device_data(self) -> DeviceData:
         """The training data on the device."""
