@@ -61,7 +61,7 @@ def density_of(contrast: AbstractContrast, x, posterior: AbstractPosterior = POS
 
 
 @eqx.filter_jit
-def fitted(contrast: AbstractContrast, key, steps: int = 1500) -> AbstractContrast:
+def fitted(contrast: AbstractContrast, key, steps: int = 1000) -> AbstractContrast:
     """A contrast fitted the way that training does it, to draws of q for new data."""
     parameters, static = eqx.partition(contrast, eqx.is_inexact_array)
     optimiser = optax.adam(optax.cosine_decay_schedule(1e-2, steps))
@@ -103,20 +103,21 @@ def divergence(contrast: AbstractContrast, key) -> tuple[float, float]:
 def test_known_density_is_that_of_the_posterior(key):
     x = np.array([0.4, -1.0, 2.0])
     z = np.asarray(POSTERIOR.sample(key, jnp.asarray(x, jnp.float32), (50,)), np.float64)
-    found = jax.vmap(lambda z: POSTERIOR.log_prob(jnp.asarray(x, jnp.float32), z))(jnp.asarray(z))
+    log_prob = jax.jit(jax.vmap(lambda z: POSTERIOR.log_prob(jnp.asarray(x, jnp.float32), z)))
+    found = log_prob(jnp.asarray(z))
     np.testing.assert_allclose(found, exact_log_prob(x, z), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("components", [2, 4])
-def test_divergence_from_two_modes_falls_to_nothing(components, key):
-    start = MixtureContrast(DATA_DIM, LATENT_DIM, components=components, width=16, key=key)
+def test_divergence_from_two_modes_falls_to_nothing(key):
+    start = MixtureContrast(DATA_DIM, LATENT_DIM, width=16, key=key)
     contrast = fitted(start, key)
     before, _ = divergence(start, key)
     after, error = divergence(contrast, key)
     assert before > 0.3
     assert -3 * error < after < 0.02 - 3 * error
-    weights = np.exp(density_of(contrast, np.zeros(DATA_DIM)).log_weights)
-    left = density_of(contrast, np.zeros(DATA_DIM)).loc[:, 0] < 0
+    density = density_of(contrast, np.zeros(DATA_DIM))
+    assert isinstance(density, FullMixture)
+    weights, left = np.exp(density.log_weights), np.asarray(density.loc[:, 0]) < 0
     assert weights[left].sum() == pytest.approx(WEIGHTS[0], abs=0.05)
 
 
