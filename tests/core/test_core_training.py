@@ -16,8 +16,8 @@ from test_core_helpers import AffineDecoder, all_finite, assert_same_bits
 import avb
 from avb import Architecture, FitConfig, Method, Outcome, TrainingError
 from avb._types import Features, Key
-from avb.contrasts import AbstractContrast, GaussianContrast
-from avb.critics import AbstractCritic, ResidualCritic
+from avb.contrasts import AbstractContrast, GaussianContrast, MixtureContrast
+from avb.critics import AbstractCritic, ResidualCritic, TelescopingCritic
 from avb.densities import DiagonalGaussian
 from avb.models import FixedNormal, LatentVariableModel
 from avb.models._latent import standard_normal
@@ -121,11 +121,25 @@ def test_steps_walk_through_the_order_of_their_epoch(key):
 # The step.
 
 
-# One preset for each way in which the ELBO is computed.
-@pytest.fixture(scope="module", params=["flow_vae", "iwae", "sivi", "avb_adaptive"])
+def telescoping(architecture: Architecture, *, key: Key) -> Method:
+    """AVB with a learned mixture as contrast and a critic of several ratios."""
+    sizes = architecture.width, architecture.latent_dim
+    return dataclasses.replace(
+        avb.avb_adaptive(architecture, key=key),
+        contrast=MixtureContrast(*sizes, width=8, key=key),
+        critic=TelescopingCritic(*sizes, width=8, key=key),
+    )
+
+
+# One preset for each way in which the ELBO is computed, and for each kind of adversary.
+@pytest.fixture(
+    scope="module",
+    params=[avb.flow_vae, avb.iwae, avb.sivi, avb.avb_adaptive, telescoping],
+    ids=lambda make: make.__name__,
+)
 def preset(request) -> tuple[Method, State, State]:
     """A preset's method, its first state and its state after two steps."""
-    method = avb.PRESETS[request.param](ARCHITECTURE, key=jax.random.key(1))
+    method = request.param(ARCHITECTURE, key=jax.random.key(1))
     first = start(method, CONFIG, jax.random.key(2))
     return method, first, run_to(first, 2, CONFIG)
 
