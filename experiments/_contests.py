@@ -232,3 +232,21 @@ def run(
         return errors(trained(game, budget, key_train), key_test)
 
     return jax.vmap(seed)(keys)
+
+
+@eqx.filter_jit
+def moment_divergence(posterior: ShapePosterior, keys: Array, points: int) -> Float[Array, " s"]:
+    """KL(q‖r) of full moments at so many points of noise, one a seed; nothing is trained."""
+    contrast = AnchoredMomentContrast(posterior.noise_size, num_anchors=points)
+    prior = standard_normal(posterior.latent_dim)
+
+    def datum(features: Float[Array, " f"], key: Key) -> Scalar:
+        truth = posterior.density(features)
+        r = contrast.condition(posterior, prior, features, key)
+        missed = lambda z: truth.log_prob(z) - r.log_prob(z)  # noqa: E731
+        return jnp.mean(jax.vmap(missed)(draws(truth, key, FRESH_DRAWS)))
+
+    def seed(key: Key) -> Scalar:
+        return jnp.mean(jax.vmap(datum)(jnp.eye(DATA), jax.random.split(key, DATA)))
+
+    return jax.vmap(seed)(keys)

@@ -55,7 +55,7 @@ def entries(cells: dict) -> list[Entry]:
     found = []
     for name, cell in cells.items():
         critic, dim, contrast, shape = name.split(" | ")
-        if critic == "score":
+        if critic not in ("residual", "telescoping"):
             continue
         for seed, divergence in enumerate(cell["divergence"]):
             values = [[number(v) for v in cell[key][seed]] for key in ("absolute", "bias", "score")]
@@ -177,6 +177,16 @@ def score_table(items: list[Entry], cells: dict) -> str:
     return markdown_table(header, rows)
 
 
+def points_table(cells: dict) -> str:
+    """KL(q‖r) of full moments of Student's t, by the number of points of noise."""
+    rows = []
+    for name, cell in cells.items():
+        critic, dim, count, shape = name.split(" | ")
+        if critic == "points":
+            rows.append([count, shape, dim, spread(map(number, cell["divergence"]))])
+    return markdown_table(["points", "posterior", "d", "KL(q‖r)"], rows)
+
+
 def report(cells: dict, settings: dict) -> str:
     """The whole page."""
     found = entries(cells)
@@ -204,6 +214,8 @@ def report(cells: dict, settings: dict) -> str:
             f"Over {len({p for p, _ in places})} posteriors.",
             ranking([e for e in far + beside if e.objective != "none"]),
         ]
+    if any(name.startswith("points") for name in cells):
+        parts += ["## Full moments at more points of noise", points_table(cells)]
     parts += [
         "## Error of log q̂, mean and range over seeds",
         by_problem(residual),

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from experiments._contests import CONTRASTS, Budget, run
+from experiments._contests import CONTRASTS, Budget, moment_divergence, run
 from experiments._estimators import ESTIMATORS, score_errors
 from experiments._known_tables import draw, report
 from experiments._results import RESULTS, write_json
@@ -31,6 +31,8 @@ from experiments._shapes import CHOOSING, SHAPES, ShapePosterior
 Cell = tuple[str, int, str, str]
 # Where most is left to the critic; a step costs this one several times as much.
 TELESCOPED = ("prior", "full moments")
+# Of noise, for the moments of heavy tails; 70 is the default at d = 32.
+POINTS = (70, 256, 1024, 4096)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +44,8 @@ class Options:
         dims: Latent dimensions.
         shapes: Shapes by name.
         contrasts: Contrasts by name.
-        critics: Which of "residual", "telescoping" and "score" (the estimators).
+        critics: Which of "residual", "telescoping", "score" (the estimators) and "points" (moments
+            of Student's t at more and more points of noise).
         budget: How each is trained.
         out: Folder of the results.
     """
@@ -51,7 +54,7 @@ class Options:
     dims: tuple[int, ...] = (2, 8, 32)
     shapes: tuple[str, ...] = tuple(shape.name for shape in SHAPES)
     contrasts: tuple[str, ...] = tuple(CONTRASTS)
-    critics: tuple[str, ...] = ("residual", "score", "telescoping")
+    critics: tuple[str, ...] = ("residual", "score", "points", "telescoping")
     budget: Budget = dataclasses.field(default_factory=Budget)
     out: Path = RESULTS
 
@@ -79,7 +82,8 @@ def plan(options: Options) -> list[Cell]:
         for shape in shapes
         if contrast in options.contrasts
     ]
-    return [cell for cell in games + estimates + far if cell[0] in options.critics]
+    points = [("points", 32, str(count), "Student t") for count in POINTS]
+    return [cell for cell in games + estimates + points + far if cell[0] in options.critics]
 
 
 def measure(cell: Cell, options: Options) -> dict:
@@ -90,6 +94,8 @@ def measure(cell: Cell, options: Options) -> dict:
     keys = jnp.stack([jax.random.key(seed, impl="unsafe_rbg") for seed in range(options.seeds)])
     if critic == "score":
         return {"score": np.asarray(score_errors(posterior, keys, contrast, options.budget))}
+    if critic == "points":
+        return {"divergence": np.asarray(moment_divergence(posterior, keys, int(contrast)))}
     return run(posterior, keys, contrast, critic, options.budget)._asdict()
 
 
