@@ -23,14 +23,12 @@ class Summary:
     Attributes:
         problem: The problem.
         quality: Each cell's mean over seeds, in nats; minus infinity where a run gave up.
-        spread: The largest less the smallest quality over the default cell's seeds.
         failed: How many of a cell's runs failed.
         runs: How many runs a cell has.
     """
 
     problem: Problem
     quality: dict[Cell, float]
-    spread: float
     failed: dict[Cell, int]
     runs: int
 
@@ -41,8 +39,7 @@ class Summary:
         quality = {cell: float(np.mean(found)) for cell, found in values.items()}
         floor = max(quality.values()) - problem.tolerance
         failed = {cell: int(np.sum(found < floor)) for cell, found in values.items()}
-        spread = float(np.ptp(values[problem.default]))
-        return cls(problem, quality, spread, failed, len(values[problem.default]))
+        return cls(problem, quality, failed, len(values[problem.default]))
 
     @property
     def best(self) -> Cell:
@@ -73,8 +70,8 @@ def summary_table(summaries: dict[str, Summary]) -> str:
     """One row a problem: how far the default is from the best, and what fails."""
     header = [
         "problem", "quality", "default", "best cell", "default below the best",
-        "over the default's seeds", "preset's parts below the best", "runs without failure",
-        "of those at rates × ½ to × 2", "cells",
+        "preset's parts below the best", "runs without failure", "of those at the default contrast",
+        "anchored moments", "cells",
     ]  # fmt: skip
     rows = []
     for summary in summaries.values():
@@ -86,14 +83,19 @@ def summary_table(summaries: dict[str, Summary]) -> str:
                 f"{described(default)}: {summary.quality[default]:.3f}",
                 f"{described(best)}: {summary.quality[best]:.3f}",
                 nats(summary.below(default)),
-                nats(summary.spread),
                 nats(summary.below(PRESET)),
                 f"{summary.share():.0%}",
-                f"{summary.share(lambda cell: 0.5 <= cell.rate <= 2.0):.0%}",
+                f"{summary.share(with_contrast(default.structure.contrast)):.0%}",
+                f"{summary.share(with_contrast(PRESET.structure.contrast)):.0%}",
                 str(len(summary.quality)),
             ]
         )
     return markdown_table(header, rows)
+
+
+def with_contrast(name: str) -> Callable[[Cell], bool]:
+    """Whether a cell has this contrast."""
+    return lambda cell: cell.structure.contrast == name
 
 
 def described(cell: Cell) -> str:
@@ -134,9 +136,11 @@ def worst_table(summaries: dict[str, Summary]) -> str:
                 row.append("–")
                 continue
             failed = summary.failed[cell]
-            words = "failed" if failed == summary.runs else nats(summary.below(cell))
-            if 0 < failed < summary.runs:
-                words += f" ({failed} of {summary.runs} failed)"
+            words = nats(summary.below(cell))
+            if failed:
+                words += (
+                    f" ({failed} of {summary.runs} failed)" if summary.runs > 1 else " (failed)"
+                )
             row.append(f"**{words}**" if cell == summary.problem.default else words)
         rows.append(row)
     titles = [summary.problem.title for summary in summaries.values()]
