@@ -153,7 +153,7 @@ def picture(results: dict[str, dict[str, list[dict]]], path: Path) -> None:
         "gap": "log Z − lower bound, nats",
         "seconds": "processor seconds",
     }
-    figure, axes = plt.subplots(1, 4, figsize=(15, 3.8), layout="constrained")
+    figure, axes = plt.subplots(1, 4, figsize=(15, 4.2), layout="constrained")
     for axis, (key, title) in zip(axes, panels.items(), strict=True):
         for name, dims in results.items():
             order = sorted(dims, key=int)
@@ -166,7 +166,8 @@ def picture(results: dict[str, dict[str, list[dict]]], path: Path) -> None:
             axis.plot([int(dim) for dim in order], noise, "k:", label="as many exact draws")
         axis.set(xscale="log", yscale="log", xlabel="d", title=title)
         axis.grid(alpha=0.3)
-    axes[0].legend(fontsize=8)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=9)
     figure.savefig(path, dpi=130)
     plt.close(figure)
 
