@@ -100,8 +100,9 @@ class Method(eqx.Module):
     def _check_with_critic(self) -> None:
         if not isinstance(self.contrast, AbstractContrast):
             raise ConfigError(
-                "a critic needs a contrast that is a density of z: expected PriorContrast, "
-                "MomentContrast, GaussianContrast, FlowContrast or AnchoredSelfContrast, "
+                "a critic needs a contrast that is a density of z: expected "
+                "AnchoredMomentContrast, AnchoredSelfContrast, GaussianContrast, "
+                "MixtureContrast, FlowContrast, MomentContrast or PriorContrast, "
                 f"got {'none' if self.contrast is None else type(self.contrast).__name__}"
             )
         if self.objective is None:

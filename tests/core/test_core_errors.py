@@ -134,15 +134,16 @@ METHODS = [
     Bad(
         "critic without a contrast",
         lambda m: Method(m, implicit(), None, critic(), Logistic()),
-        "a critic needs a contrast that is a density of z: expected PriorContrast, "
-        "MomentContrast, GaussianContrast, FlowContrast or AnchoredSelfContrast, got none",
+        "a critic needs a contrast that is a density of z: expected AnchoredMomentContrast, "
+        "AnchoredSelfContrast, GaussianContrast, MixtureContrast, FlowContrast, MomentContrast or "
+        "PriorContrast, got none",
     ),
     Bad(
         "critic with the self contrast",
         lambda m: Method(m, semi(), SelfContrast(), critic(), Logistic()),
-        "a critic needs a contrast that is a density of z: expected PriorContrast, "
-        "MomentContrast, GaussianContrast, FlowContrast or AnchoredSelfContrast, "
-        "got SelfContrast",
+        "a critic needs a contrast that is a density of z: expected AnchoredMomentContrast, "
+        "AnchoredSelfContrast, GaussianContrast, MixtureContrast, FlowContrast, MomentContrast or "
+        "PriorContrast, got SelfContrast",
     ),
     Bad(
         "critic without an objective",

@@ -123,7 +123,7 @@ def test_critic_without_capacity_is_named():
     method = Method(MODEL, curved(), Matched(), Constant(jnp.zeros(())), Logistic())
     found = diagnosed(method)
     assert found.fault == "critic too weak"
-    assert "use a wider critic, or FlowContrast" in found.sentence
+    assert "use a wider critic, or MixtureContrast" in found.sentence
 
 
 def test_overshooting_critic_is_named():

@@ -81,5 +81,5 @@ def in_words(
         )
     return (
         f"The critic is too weak: {size}, training it alone leaves {refitted_too_high.nats:.2f}, "
-        f"and no Gaussian contrast would spare it that; use a wider critic, or FlowContrast."
+        f"and no Gaussian contrast would spare it that; use a wider critic, or MixtureContrast."
     )
