@@ -79,12 +79,16 @@ def _accuracy(
     first: np.ndarray, second: np.ndarray, classifier: Classifier, folds: int, seed: int
 ) -> float:
     from sklearn.model_selection import StratifiedKFold, cross_val_score
+    from threadpoolctl import threadpool_limits
 
     inputs = np.concatenate([first, second])
     labels = np.arange(len(inputs)) < len(first)
     # Folds of equal size, so that the mean over folds is the share of right answers.
     split = StratifiedKFold(folds, shuffle=True, random_state=seed)
-    scores = cross_val_score(_estimator(classifier), inputs, labels, cv=split)
+    # OpenMP's threads wait by spinning: two processes with one for every core hold each other up
+    # for minutes, and so few draws gain little from more than one.
+    with threadpool_limits(1):
+        scores = cross_val_score(_estimator(classifier), inputs, labels, cv=split)
     return float(np.mean(scores))
 
 
