@@ -24,7 +24,7 @@ from avb.posteriors import ImplicitPosterior
 from avb.posteriors._base import feature_size
 from avb.training import DeviceData
 from avb.training._batches import Encoding
-from experiments import four_point
+from experiments import _four_point as four_point
 from experiments._grid import Cell, Chosen, Structure
 from experiments._standardised import standardised
 from experiments.multimodal import banana

@@ -10,7 +10,7 @@ import numpy as np
 from experiments._contests import CONTRASTS
 from experiments._critics import OBJECTIVES
 from experiments._estimators import ESTIMATORS
-from experiments._results import markdown_table
+from experiments._results import markdown_table, spread
 
 NAMES = (*(type(objective).__name__ for objective in OBJECTIVES), "none")
 DEFAULT = "WeightedLogistic"
@@ -79,19 +79,6 @@ def complete(items: list[Entry]) -> list[Entry]:
     tried = grouped(items, lambda e: e.contrast).values()
     shared = set.intersection(*({e.problem for e in group} for group in tried))
     return [e for e in items if e.problem in shared]
-
-
-def spread(values: Iterable[float], digits: int = 2) -> str:
-    """Mean and range."""
-    values = list(values)
-    if not values:
-        return ""
-    if not all(map(math.isfinite, values)):
-        return "not finite"
-    low, high = min(values), max(values)
-    # A diverged critic's error has no meaningful decimals.
-    show = f".{digits}f" if high < 1000 else ".1e"
-    return f"{np.mean(values):{show}} ({low:{show}} … {high:{show}})"
 
 
 def plain(value: float) -> str:

@@ -36,7 +36,8 @@ from avb.contrasts import (
 from avb.critics import AbstractCritic, ResidualCritic, TelescopingCritic
 from avb.objectives import WeightedLogistic
 from avb.posteriors import ImplicitPosterior
-from experiments._results import RESULTS, markdown_table, write_json
+from experiments._results import RESULTS, markdown_table, spread, write_json
+from experiments._standardised import standardised
 
 CONTRAST_DRAWS = 4
 REFERENCE = "learned"
@@ -144,14 +145,7 @@ class Config:
 
 def train(config: Config, variant: Variant, seed: int, data: np.ndarray) -> tuple[Method, float]:
     """A trained method, and the processor time of one step in milliseconds."""
-    shift, scale = data.mean() / 255.0, data.std() / 255.0
-    architecture = Architecture(
-        data.shape[1:],
-        latent_dim=config.latent_dim,
-        width=config.width,
-        input_shift=float(shift),
-        input_scale=float(scale),
-    )
+    architecture = standardised(data, latent_dim=config.latent_dim, width=config.width)
     key_init, key_fit = jax.random.split(jax.random.key(seed))
     clock: list[tuple[float, int]] = []
 
@@ -183,13 +177,6 @@ def measure(config: Config, method: Method, seed: int, data: np.ndarray) -> dict
         "log_evidence_error": bound.standard_error,
         "critic_elbo": estimate.mean,
     }
-
-
-def spread(values: list[float], digits: int = 2) -> str:
-    mean = f"{np.mean(values):.{digits}f}"
-    if len(values) == 1:
-        return mean
-    return f"{mean} ({min(values):.{digits}f} … {max(values):.{digits}f})"
 
 
 HEADER = [

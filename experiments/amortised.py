@@ -29,7 +29,7 @@ from avb import AmortisedInference
 from avb.diagnostics import c2st
 from avb.inference._amortiser import Simulations
 from avb.posteriors import FlowPosterior, MixturePosterior
-from experiments._results import RESULTS, markdown_table, write_json
+from experiments._results import RESULTS, markdown_table, spread, write_json
 
 SIMULATIONS = 1000
 DATA_SETS = 20
@@ -218,11 +218,8 @@ def table(results: dict) -> str:
             continue
         runs = part["nuts"]
 
-        def spread(key: str, runs=runs) -> str:
-            values = [r[key] for r in runs if key in r]
-            if not values:
-                return "–"
-            return f"{np.mean(values):.3f} ({min(values):.3f}–{max(values):.3f})"
+        def two_sample(key: str, runs=runs) -> str:
+            return spread((r[key] for r in runs if key in r), 3)
 
         def log_q(family: str, part=part) -> str:
             found = part["families"].get(family)
@@ -237,9 +234,9 @@ def table(results: dict) -> str:
                 log_q("flow"),
                 *calibrated(part["calibration_plain"]),
                 *calibrated(part["calibration_resampled"]),
-                spread("plain"),
-                spread("resampled"),
-                spread("null"),
+                two_sample("plain"),
+                two_sample("resampled"),
+                two_sample("null"),
                 f"{sum('resampled' in r for r in runs)} of {len(runs)}",
                 f"{np.median([r['milliseconds'] for r in runs]):.0f}",
                 f"{np.median([r['nuts_seconds'] for r in runs]):.1f}",

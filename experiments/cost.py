@@ -27,7 +27,7 @@ import avb
 from avb import FitConfig, Method
 from avb.training import DeviceData, init, run
 from avb.training._step import Inputs
-from experiments._results import RESULTS, markdown_table, write_json
+from experiments._results import RESULTS, markdown_table, spread, write_json
 from experiments._standardised import standardised
 
 REFERENCE = "gaussian_vae"
@@ -150,11 +150,6 @@ def time_to(curve: list, level: float) -> float | None:
 def best(curve: list) -> float:
     """The largest bound of a curve."""
     return max(bound for _, _, bound in curve)
-
-
-def spread(values: list[float], digits: int = 2) -> str:
-    """Mean and range over the seeds."""
-    return f"{np.mean(values):.{digits}f} ({min(values):.{digits}f} … {max(values):.{digits}f})"
 
 
 def compile_seconds(results: dict[str, dict], name: str) -> float:

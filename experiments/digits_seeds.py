@@ -22,7 +22,7 @@ import tyro
 
 import avb
 from avb import FitConfig
-from experiments._results import RESULTS, markdown_table, write_json
+from experiments._results import RESULTS, markdown_table, spread, write_json
 from experiments._standardised import standardised
 
 TOLERANCE = 0.3
@@ -90,11 +90,6 @@ def succeeded(result: dict, median: float) -> bool:
     return sound and result["elbo"] >= median - TOLERANCE
 
 
-def spread(values: list[float]) -> str:
-    """Median and range over the seeds."""
-    return f"{np.median(values):.2f} ({min(values):.2f} … {max(values):.2f})"
-
-
 def table(results: dict[str, list[dict]]) -> str:
     """One row a method."""
     header = [
@@ -117,10 +112,10 @@ def table(results: dict[str, list[dict]]) -> str:
                 f"{sum(succeeded(run, median) for run in runs)} of {len(runs)}",
                 str(len(trained)),
                 f"{sum(verdict['sound'] for verdict in judged)}" if judged else "–",
-                spread(column("elbo")),
+                spread(column("elbo"), centre=np.median),
                 f"{np.std(column('elbo'), ddof=1):.2f}",
-                spread(column("log_evidence")),
-                spread(high) if high else "–",
+                spread(column("log_evidence"), centre=np.median),
+                spread(high, centre=np.median),
                 f"{np.mean(column('seconds')):.0f}",
             ]
         )

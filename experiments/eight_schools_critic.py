@@ -41,7 +41,7 @@ from avb.models import FamilyLikelihood, LatentVariableModel
 from avb.models._latent import standard_normal
 from avb.objectives import Logistic
 from avb.posteriors import ImplicitPosterior, SemiImplicitPosterior
-from experiments._results import RESULTS, markdown_table, write_json
+from experiments._results import RESULTS, markdown_table, spread, write_json
 from experiments._seeds import mean_terms, train_seeds
 from experiments.multimodal import SCHOOL_ERRORS, SCHOOLS
 
@@ -263,21 +263,16 @@ def table(results: dict[str, list[dict]]) -> str:
             [
                 name,
                 str(len(runs)),
-                spread(column("c2st")),
-                spread(column("null")),
+                spread(column("c2st"), 3),
+                spread(column("null"), 3),
                 f"{sum(met)} of {len(runs)}",
-                spread(column("positive")),
+                spread(column("positive"), 3),
                 "–" if sides is None else f"{sides[0]:.3f} to {sides[1]:.3f}",
-                spread(column("training_elbo")),
+                spread(column("training_elbo"), 3),
                 f"{np.mean(column('seconds')):.0f}",
             ]
         )
     return markdown_table(header, rows)
-
-
-def spread(values: list[float]) -> str:
-    """Mean and range over the seeds."""
-    return f"{np.mean(values):.3f} ({min(values):.3f} to {max(values):.3f})"
 
 
 def picture(results: dict[str, list[dict]], reference: np.ndarray, path: Path) -> None:

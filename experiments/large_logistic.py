@@ -24,7 +24,7 @@ from numpyro.infer import MCMC, NUTS
 
 from avb import Inference
 from avb.diagnostics import c2st
-from experiments._results import RESULTS, markdown_table, write_json
+from experiments._results import RESULTS, markdown_table, spread, write_json
 
 COVARIATES = 19
 BATCH = 1000
@@ -209,12 +209,6 @@ def one_size(config: Config, rows: int, parts: dict, save) -> None:
     finally:
         for path in config.folder.glob(f"[xy]_{rows}.npy"):
             path.unlink()
-
-
-def spread(values: list[float], digits: int) -> str:
-    """Mean and range."""
-    low, high = min(values), max(values)
-    return f"{np.mean(values):.{digits}f} ({low:.{digits}f}–{high:.{digits}f})"
 
 
 def table(results: dict) -> str:

@@ -23,7 +23,7 @@ import tyro
 import avb
 from avb.evaluation import EvaluationConfig
 from avb.runs import EvaluationSettings, evaluate_run
-from experiments._results import RESULTS, markdown_table, write_json
+from experiments._results import RESULTS, markdown_table, spread, write_json
 
 METHODS = ("gaussian_vae", "sivi", "avb_adaptive", "avb_self", "flow_vae", "avb", "iwae")
 
@@ -80,13 +80,6 @@ def evaluate(config: Config, run_dir: Path) -> dict:
     return evaluate_run(avb.load_run(run_dir), settings)
 
 
-def spread(values: list[float], digits: int = 2) -> str:
-    mean = f"{np.mean(values):.{digits}f}"
-    if len(values) == 1:
-        return mean
-    return f"{mean} ({min(values):.{digits}f} … {max(values):.{digits}f})"
-
-
 def select(runs: list[dict], quantity: str, kind: str | None, estimator: str = "") -> list[float]:
     """One number a run that has such a row."""
     return [
@@ -119,10 +112,6 @@ def critic_cell(runs: list[dict]) -> str:
     return spread([row["nats_per_datum"] for row in rows]) + verdict
 
 
-def cell(values: list[float], digits: int = 2) -> str:
-    return spread(values, digits) if values else "–"
-
-
 def table_row(method: str, runs: list[dict]) -> list[str]:
     simulated = "log p(x), simulated data"
     lower = select(runs, simulated, "lower bound")
@@ -132,13 +121,13 @@ def table_row(method: str, runs: list[dict]) -> list[str]:
         str(len(runs)),
         elbo_cell(runs),
         critic_cell(runs),
-        cell(select(runs, "log p(x)", "lower bound", "importance")),
-        cell(select(runs, "log p(x)", "lower bound", "annealed")),
-        cell([high - low for high, low in zip(upper, lower, strict=True)], 3),
-        cell(select(runs, "approximation gap", None)),
-        cell(select(runs, "amortisation gap", None)),
-        cell(select(runs, "I(x; z)", "exact") or select(runs, "I(x; z)", "lower bound")),
-        cell([float(run["active_units"]["active_units"]) for run in runs], 0),
+        spread(select(runs, "log p(x)", "lower bound", "importance")),
+        spread(select(runs, "log p(x)", "lower bound", "annealed")),
+        spread([high - low for high, low in zip(upper, lower, strict=True)], 3),
+        spread(select(runs, "approximation gap", None)),
+        spread(select(runs, "amortisation gap", None)),
+        spread(select(runs, "I(x; z)", "exact") or select(runs, "I(x; z)", "lower bound")),
+        spread([float(run["active_units"]["active_units"]) for run in runs], 0),
     ]
 
 

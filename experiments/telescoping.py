@@ -29,7 +29,7 @@ from avb.models import FixedNormal, LatentVariableModel
 from avb.models._latent import standard_normal
 from avb.objectives import WeightedLogistic
 from experiments._known import AffineDecoder, AffineMoments, KnownPosterior
-from experiments._results import RESULTS, markdown_table, write_json
+from experiments._results import RESULTS, markdown_table, spread, write_json
 
 DATA, DATA_DIM, DRAWS, CONTRAST_DRAWS = 32, 3, 200, 4
 EVEN = (0.25, 0.5, 0.75)
@@ -157,10 +157,6 @@ def measure(config: Config, problem: Problem, critic: str, x: np.ndarray) -> lis
         found = errors(problem, method, x, key_test)
         runs.append(found | {"seed": seed, "seconds": time.process_time() - began})
     return runs
-
-
-def spread(values: list[float]) -> str:
-    return f"{np.mean(values):.2f} ({min(values):.2f} … {max(values):.2f})"
 
 
 def main(config: Config) -> None:

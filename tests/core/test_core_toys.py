@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.stats
-from experiments import eight_schools_critic as schools, four_point
+from experiments import _four_point as four_point, eight_schools_critic as schools
 from experiments._seeds import train_seeds
 from test_core_helpers import AffineDecoder, affine
 

@@ -164,7 +164,7 @@ def test_lock_names_the_process_that_holds_it(run_dir: Path):
         assert other.stdout.readline() == "held\n"
         message = (
             f"{run_dir} is in use by process {other.pid}: wait for it to end, or stop it with "
-            f"'kill {other.pid}', which saves a checkpoint first"
+            f"'kill {other.pid}': its checkpoints stay"
         )
         with refused(message):
             resume_run(run_dir)

@@ -3,12 +3,12 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Float
 
 from avb._method import Method
 from avb._types import Key, Scalar
 from avb.critics import AbstractCritic
+from avb.training._descend import descend
 from avb.training._guard import squared_norm
 from avb.training._losses import adversary_loss, contest, total_loss
 
@@ -30,7 +30,6 @@ def refit_critic(method: Method, data: Float[Array, "n ..."], key: Key, steps: i
         steps: Adam steps; the rate falls to zero along a cosine.
     """
     parameters, static = eqx.partition(method.critic, eqx.is_inexact_array)
-    optimiser = optax.adam(optax.cosine_decay_schedule(RATE, steps))
     features = jax.vmap(method.posterior.encoder)(data)
 
     def with_critic(parameters) -> Method:
@@ -44,14 +43,7 @@ def refit_critic(method: Method, data: Float[Array, "n ..."], key: Key, steps: i
         met = contest(with_critic(parameters), data[index], features[index], z, key_contest)
         return adversary_loss(method, met)[1]
 
-    def step(carry, key: Key):
-        parameters, state = carry
-        updates, state = optimiser.update(jax.grad(loss)(parameters, key), state)
-        return (optax.apply_updates(parameters, updates), state), None
-
-    carry = (parameters, optimiser.init(parameters))
-    (parameters, _), _ = jax.lax.scan(step, carry, jax.random.split(key, steps))
-    return with_critic(parameters)
+    return with_critic(descend(loss, parameters, key, steps=steps, rate=RATE))
 
 
 @eqx.filter_jit

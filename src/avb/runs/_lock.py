@@ -37,5 +37,5 @@ def _acquire(descriptor: int, folder: Path) -> None:
         holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
         raise RunError(
             f"{folder} is in use by process {holder}: wait for it to end, or stop it with "
-            f"'kill {holder}', which saves a checkpoint first"
+            f"'kill {holder}': its checkpoints stay"
         ) from error

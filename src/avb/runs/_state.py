@@ -1,10 +1,15 @@
 """The state of a run before its first step."""
 
+from functools import partial
+
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from avb._method import Method
 from avb._presets import PRESETS
+from avb._types import Key
 from avb.runs._record import RunRecord
 from avb.training import DeviceData, State, init
 from avb.training._batches import Encoding
@@ -13,6 +18,18 @@ from avb.training._batches import Encoding
 def encoding(record: RunRecord) -> Encoding:
     """How ``fit`` turns stored values into those that the likelihood takes."""
     return "binarise" if record.resolved.values == "binary" else "real"
+
+
+def _build(record: RunRecord, key: Key) -> Method:
+    """The preset's method, made by one compiled program where it can be.
+
+    Shape by shape, the draws of initial weights take seconds more to compile.
+    """
+    preset = partial(PRESETS[record.config.method], record.architecture)
+    # A flow keeps arrays in functions, which must not outlive the program that made them.
+    if record.config.method == "flow_vae":
+        return preset(key=key)
+    return eqx.filter_jit(lambda key: preset(key=key))(key)
 
 
 def initial_state(record: RunRecord) -> State:
@@ -26,7 +43,7 @@ def initial_state(record: RunRecord) -> State:
         DataError: Less data than a batch.
     """
     init_key, train_key = jax.random.split(jax.random.key(record.config.seed))
-    method = PRESETS[record.config.method](record.architecture, key=init_key)
+    method = _build(record, init_key)
     # init looks at the number of data only: zeros stand in, so that a run loads without them.
     shape = (record.data["sizes"]["train"], *record.resolved.data_shape)
     binarised = encoding(record) == "binarise"

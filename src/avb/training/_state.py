@@ -127,6 +127,12 @@ def init(method: Method, data: DeviceData, config: FitConfig, *, key: Key) -> St
     Returns:
         The state, which :func:`~avb.training.step` advances.
     """
+    return _start(method, data, config, key)
+
+
+# Compiled as one program: array by array, a first start on a machine takes a second more.
+@eqx.filter_jit
+def _start(method: Method, data: DeviceData, config: FitConfig, key: Key) -> State:
     model, adversary = players(method)
     optimiser, adversary_optimiser = optimisers(config, config.epochs * data.steps_per_epoch)
     state = State(
