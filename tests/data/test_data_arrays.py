@@ -233,7 +233,7 @@ def test_one_array_is_split_80_10_10(n: int, tmp_path: Path):
     array = np.arange(n).astype(np.int32)
     np.save(tmp_path / "x.npy", array)
     np.savez(tmp_path / "x.npz", anything=array)
-    from_npy = load_dataset(str(tmp_path / "x.npy"))
+    from_npy = load_dataset(tmp_path / "x.npy")
     from_npz = load_dataset(str(tmp_path / "x.npz"))
     held_out = max(1, n // 10)
     assert len(from_npy.validation) == len(from_npy.test) == held_out

@@ -198,7 +198,7 @@ def test_dotted_spelling_is_accepted(suffix: str, tmp_path: Path):
     for part in ("train", "t10k"):
         content = PACKED if suffix else GOOD
         (tmp_path / f"{part}-images.idx3-ubyte{suffix}").write_bytes(content)
-    dataset = load_dataset("fashion-mnist", data_dir=tmp_path)
+    dataset = load_dataset("fashion-mnist", data_dir=str(tmp_path))
     np.testing.assert_array_equal(dataset.test, IMAGES)
 
 

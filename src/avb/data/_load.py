@@ -1,5 +1,6 @@
 """Data sets by name or path."""
 
+import os
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from avb.data._mnist import MNIST_NAMES, load_mnist
 _NAMES = ("digits", *MNIST_NAMES)
 
 
-def load_dataset(name: str, *, data_dir: Path | None = None) -> Dataset:
+def load_dataset(name: str | os.PathLike, *, data_dir: str | os.PathLike | None = None) -> Dataset:
     """Loads a data set by its name, or from a file or folder.
 
     Args:
@@ -28,8 +29,9 @@ def load_dataset(name: str, *, data_dir: Path | None = None) -> Dataset:
     Raises:
         DataError: If the name is unknown or the data cannot be used.
     """
+    name = os.fspath(name)
     if name in MNIST_NAMES:
-        return load_mnist(name, data_dir)
+        return load_mnist(name, None if data_dir is None else Path(data_dir))
     if data_dir is not None:
         raise DataError(
             f"data_dir (--data-dir) is for {' and '.join(MNIST_NAMES)} only, got {data_dir} "

@@ -1,7 +1,7 @@
 """Pictures of bounds against their budget, and of the weights behind one."""
 
+import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -76,7 +76,7 @@ def _draw_bounds(
 
 
 def draw_bracket(
-    path: Path,
+    path: str | os.PathLike,
     components: Sequence[int],
     lower_estimates: Sequence[Estimate],
     upper_estimates: Sequence[Estimate],
@@ -104,7 +104,7 @@ def draw_bracket(
 
 
 def draw_annealing(
-    path: Path,
+    path: str | os.PathLike,
     temperatures: Sequence[int],
     lower_estimates: Sequence[Estimate],
     upper_estimates: Sequence[Estimate] | None = None,
@@ -138,7 +138,7 @@ def draw_annealing(
         axes.legend(loc="best", fontsize=8, title="mean ± 2 s.e.", title_fontsize=8)
 
 
-def draw_weights(path: Path, estimate: Estimate) -> None:
+def draw_weights(path: str | os.PathLike, estimate: Estimate) -> None:
     """Show how far the importance weights behind a bound can be trusted, datum by datum.
 
     Left the Pareto k̂ of every datum, from the smallest to the largest; above 0.7 the average

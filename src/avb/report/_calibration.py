@@ -1,8 +1,8 @@
 """Pictures of diagnostics: ranks against uniform ones, draws over reference draws."""
 
 import math
+import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import scipy.ndimage
@@ -69,7 +69,7 @@ def _shown(calibration: Calibration) -> np.ndarray:
 
 
 def draw_rank_histograms(
-    calibration: Calibration, path: Path, names: Sequence[str] | None = None
+    calibration: Calibration, path: str | os.PathLike, names: Sequence[str] | None = None
 ) -> None:
     """Show the ranks of simulation-based calibration against uniform ones.
 
@@ -131,7 +131,10 @@ def _draw_quantity(
 
 
 def draw_two_samples(
-    draws: ArrayLike, reference: ArrayLike, path: Path, names: Sequence[str] | None = None
+    draws: ArrayLike,
+    reference: ArrayLike,
+    path: str | os.PathLike,
+    names: Sequence[str] | None = None,
 ) -> None:
     """Show draws over reference draws, coordinate by coordinate and pair by pair.
 

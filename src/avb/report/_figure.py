@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,7 +37,7 @@ _STYLE = {
 
 
 @contextlib.contextmanager
-def figure(path: Path, width: float, height: float) -> Iterator[Figure]:
+def figure(path: str | os.PathLike, width: float, height: float) -> Iterator[Figure]:
     """A figure of a size in inches, written to ``path`` when the body ends.
 
     Raises:
@@ -47,7 +48,7 @@ def figure(path: Path, width: float, height: float) -> Iterator[Figure]:
         yield drawn
         content = io.BytesIO()
         drawn.savefig(content, format="png")
-    write_bytes(path, content.getvalue())
+    write_bytes(Path(path), content.getvalue())
 
 
 def blank(axes: Axes) -> None:

@@ -1,7 +1,7 @@
 """Posteriors of two latent dimensions beside the exact ones on a grid."""
 
 import math
-from pathlib import Path
+import os
 from typing import NamedTuple
 
 import equinox as eqx
@@ -134,7 +134,7 @@ def _view(grid: _Grid, draws: np.ndarray) -> Box:
 
 
 def draw_posterior_grid(
-    path: Path,
+    path: str | os.PathLike,
     model: LatentVariableModel,
     posterior: AbstractPosterior,
     data: np.ndarray,
