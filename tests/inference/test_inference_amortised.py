@@ -11,7 +11,7 @@ import numpyro.distributions as dist
 import pytest
 import scipy.stats as st
 
-from avb import AmortisedInference, ConfigError, DataError
+from avb import AmortisedInference, ConfigError, DataError, RunError
 from avb.densities._full_mixture import FullMixture
 from avb.inference._amortiser import Standard
 from avb.posteriors import MixturePosterior
@@ -225,3 +225,35 @@ def test_messages(key):
         assert str(raised.value) == message
     with pytest.raises(ConfigError, match="amortised inference needs proper priors"):
         AmortisedInference(improper, observed=("y",))
+
+
+def test_a_saved_one_draws_and_weighs_as_the_first(amortised, key, tmp_path):
+    path = tmp_path / "amortised.npz"
+    amortised.save(path)
+    loaded = AmortisedInference(normal, observed=("y", "error")).load(str(path))
+    assert loaded.history == amortised.history
+    first, second = (a.posterior({"y": Y, "error": 0.6}) for a in (amortised, loaded))
+    np.testing.assert_array_equal(first.sample(key, (9,))["mean"], second.sample(key, (9,))["mean"])
+    assert first.importance == second.importance
+
+
+def test_what_cannot_be_loaded_is_named(amortised, tmp_path):
+    path = tmp_path / "amortised.npz"
+    fresh = AmortisedInference(normal, observed=("y", "error"))
+    with pytest.raises(ConfigError, match="expected a trained posterior; call fit first"):
+        fresh.save(path)
+    with pytest.raises(RunError, match="expected a saved amortised posterior, got"):
+        fresh.load(path)
+    path.write_bytes(b"not a file of arrays")
+    with pytest.raises(RunError, match="expected a saved amortised posterior, got"):
+        fresh.load(path)
+    amortised.save(path)
+    other = AmortisedInference(normal, observed=("y",))
+    message = f"data of {path}: expected y float32[6], got error float32[], y float32[6]"
+    with pytest.raises(ConfigError) as caught:
+        other.load(path)
+    assert str(caught.value) == message
+    narrow = AmortisedInference(normal, observed=("y", "error"), summary=lambda data: data["y"][:3])
+    with pytest.raises(ConfigError, match="expected the arrays of this model, summary and"):
+        narrow.load(path)
+    assert path.read_bytes()[:2] == b"PK"

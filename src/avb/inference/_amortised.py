@@ -1,5 +1,6 @@
 """One posterior for all data sets of a model, trained on simulations of it."""
 
+import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import numpy as np
 from jaxtyping import Array
 
 from avb._check import expect_equal
-from avb._errors import ConfigError, TrainingError
+from avb._errors import ConfigError, RunError, TrainingError
 from avb._types import Key
 from avb.inference._amortised_posterior import AmortisedPosterior
 from avb.inference._amortiser import (
@@ -23,6 +24,7 @@ from avb.inference._amortiser import (
     stretch,
     trained,
 )
+from avb.inference._npz import UNREADABLE, from_arrays, read_arrays, to_arrays, write_arrays
 from avb.inference._simulator import Data, Simulator, flat
 from avb.posteriors import AbstractTractablePosterior, MixturePosterior
 
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 STANDARDISED_BY = 10_000
 STRETCH = 500
 MAX_UNUSABLE = 0.1
+FORMAT = 1
 
 
 class AmortisedInference:
@@ -151,7 +154,10 @@ class AmortisedInference:
                 state=None,
             )
         z, x = (Standard.of(np.asarray(a)[usable]) for a in (pairs.z, pairs.x))
-        key_encoder, key_posterior = jax.random.split(key_net)
+        return self._untrained(z, x, key_net)
+
+    def _untrained(self, z: Standard, x: Standard, key: Key) -> Amortiser:
+        key_encoder, key_posterior = jax.random.split(key)
         posterior = self._make(
             SummaryEncoder(x, key=key_encoder),
             data_shape=x.loc.shape,
@@ -159,6 +165,67 @@ class AmortisedInference:
             key=key_posterior,
         )
         return Amortiser(posterior, z)
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write the trained posterior into one ``.npz`` file, without pickle and without the model.
+
+        Raises:
+            ConfigError: There is none yet.
+            RunError: It cannot be written; what was there before is unharmed.
+        """
+        about = {"format": FORMAT, "data": self._described, "history": self.history}
+        write_arrays(path, to_arrays(self.amortiser), about)
+
+    def load(self, path: str | os.PathLike) -> "AmortisedInference":
+        """Take the trained posterior from a file that :meth:`save` wrote, in place of ``fit``.
+
+        The file holds numbers, no code: model, summary and kind of posterior are those that this
+        object was made with, and must be those that the saved one was made with.
+
+        Returns:
+            Itself, trained, with the saved ``history``.
+
+        Raises:
+            RunError: No such file, another's, or one of another version.
+            ConfigError: It belongs to other data, or to another model, summary or posterior.
+        """
+        name = os.fspath(path)
+        try:
+            arrays, about = read_arrays(path)
+            version, described = about["format"], about["data"]
+        except UNREADABLE as error:
+            raise RunError(f"{name}: expected a saved amortised posterior, got {error}") from error
+        if version != FORMAT:
+            raise RunError(
+                f"{name}: expected format {FORMAT}, got {version}; it was saved by another "
+                "version of avb"
+            )
+        if described != self._described:
+            raise ConfigError(f"data of {name}: expected {self._described}, got {described}")
+        like = self._empty()
+        expected = {key: leaf.shape for key, leaf in to_arrays(like).items()}
+        if expected != {key: leaf.shape for key, leaf in arrays.items()}:
+            raise ConfigError(
+                f"{name}: expected the arrays of this model, summary and posterior, got others; "
+                "make AmortisedInference with the arguments of the saved one"
+            )
+        self._amortiser = from_arrays(arrays, like)
+        self.history = about["history"]
+        return self
+
+    @property
+    def _described(self) -> str:
+        """The observed sites, as the simulator draws them."""
+        shapes = self.simulator.shapes
+        return ", ".join(
+            f"{name} {shapes[name].dtype}{list(shapes[name].shape)}" for name in sorted(shapes)
+        )
+
+    def _empty(self) -> Amortiser:
+        """An amortiser of this structure, whatever its numbers."""
+        size = jax.eval_shape(self.summary, self.simulator.shapes).size
+        z, x = (Standard(jnp.zeros(n), jnp.ones(n)) for n in (self.simulator.dim, size))
+        return self._untrained(z, x, jax.random.key(0))
 
     def posterior(self, data: Mapping[str, Any]) -> AmortisedPosterior:
         """The posterior given one data set.
