@@ -36,6 +36,7 @@ class Config:
         data_dir: Folder of the MNIST files.
         latent_dim: Number of latent dimensions.
         epochs: Epochs of each run.
+        kl_warmup: Epochs over which the weight of log p(z) − log q(z|x) rises from 0 to 1.
         seeds: Seeds of each method.
         methods: Presets to compare.
         num_data: Test images to evaluate on.
@@ -46,6 +47,7 @@ class Config:
     data_dir: Path
     latent_dim: int = 8
     epochs: int = 30
+    kl_warmup: float = 0.0
     seeds: tuple[int, ...] = (0, 1, 2)
     methods: tuple[str, ...] = METHODS
     num_data: int = 1000
@@ -54,7 +56,8 @@ class Config:
 
     @property
     def name(self) -> str:
-        return f"mnist_presets_d{self.latent_dim}_e{self.epochs}"
+        warmup = f"_w{self.kl_warmup:g}" if self.kl_warmup else ""
+        return f"mnist_presets_d{self.latent_dim}_e{self.epochs}{warmup}"
 
 
 def train(config: Config, method: str, seed: int, run_dir: Path) -> None:
@@ -68,7 +71,7 @@ def train(config: Config, method: str, seed: int, run_dir: Path) -> None:
         method=method,
         seed=seed,
         latent_dim=config.latent_dim,
-        fit=avb.FitConfig(epochs=config.epochs),
+        fit=avb.FitConfig(epochs=config.epochs, kl_warmup=config.kl_warmup),
     )
     avb.train_run(run_config, run_dir)
 

@@ -60,7 +60,9 @@ def _remarks(document: dict[str, Any]) -> list[str]:
     ]
     units = document.get("active_units")
     if units is not None:
-        remarks.append(f"Active units: {units['active_units']} of {len(units['variances'])}.")
+        active, all_units = units["active_units"], len(units["variances"])
+        hint = "" if active == all_units else "; training with --kl-warmup 10 may wake the others"
+        remarks.append(f"Active units: {active} of {all_units}{hint}.")
     return remarks
 
 
