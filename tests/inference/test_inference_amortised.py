@@ -3,6 +3,7 @@
 import copy
 import math
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -257,3 +258,35 @@ def test_what_cannot_be_loaded_is_named(amortised, tmp_path):
     with pytest.raises(ConfigError, match="expected the arrays of this model, summary and"):
         narrow.load(path)
     assert path.read_bytes()[:2] == b"PK"
+
+
+class Killed(BaseException):
+    """Ends training where a signal would."""
+
+
+def stop_at(done: int, total: int) -> None:
+    if done == 1000:
+        raise Killed
+
+
+def test_training_that_was_killed_goes_on_bit_for_bit(amortised, tmp_path):
+    settings = {"steps": 2000, "checkpoint_dir": tmp_path / "run"}
+    first = AmortisedInference(normal, observed=("y", "error"))
+    with pytest.raises(Killed):
+        first.fit(jax.random.key(0), progress=stop_at, **settings)
+    told = []
+    second = AmortisedInference(normal, observed=("y", "error"))
+    second.fit(jax.random.key(0), progress=lambda done, total: told.append(done), **settings)
+    assert told == [1500, 2000]
+    assert second.history == amortised.history
+    leaves = zip(
+        jax.tree.leaves(second.amortiser), jax.tree.leaves(amortised.amortiser), strict=True
+    )
+    assert all(np.array_equal(a, b) for a, b in leaves if eqx.is_array(a))
+    finished = AmortisedInference(normal, observed=("y", "error")).fit(
+        jax.random.key(0), **settings
+    )
+    assert finished.history == amortised.history
+    other = "holds the run of something else \\(key is 0 0 there and 0 1 here\\): give another"
+    with pytest.raises(RunError, match=other):
+        first.fit(jax.random.key(1), **settings)

@@ -1,5 +1,6 @@
 """One posterior for all data sets of a model, trained on simulations of it."""
 
+import importlib.metadata
 import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,8 @@ from avb.inference._amortiser import (
     stretch,
     trained,
 )
+from avb.inference._identity import key_in_words
+from avb.inference._journal import TRAINING, Journal, open_journal
 from avb.inference._npz import UNREADABLE, from_arrays, read_arrays, to_arrays, write_arrays
 from avb.inference._simulator import Data, Simulator, flat
 from avb.posteriors import AbstractTractablePosterior, MixturePosterior
@@ -100,6 +103,7 @@ class AmortisedInference:
         batch_size: int = 256,
         rate: float = 1e-3,
         progress: Callable[[int, int], None] | None = None,
+        checkpoint_dir: str | os.PathLike | None = None,
     ) -> "AmortisedInference":
         """Train on simulations, none of which is used twice.
 
@@ -109,35 +113,72 @@ class AmortisedInference:
             batch_size: Simulations a step.
             rate: Adam's rate at the start; it falls to zero along a cosine.
             progress: Called with the steps done and those in all.
+            checkpoint_dir: Folder to keep training in, stretch by stretch. Training that was
+                killed at any moment goes on there when it is called again with the same
+                arguments, and ends in the same posterior bit for bit.
 
         Returns:
             Itself. ``history`` has the mean of −log q(z|x) over each stretch, in nats.
 
         Raises:
             ConfigError: A number out of range.
+            RunError: ``checkpoint_dir`` holds training of something else, or other files; is in
+                use, or cannot be written.
             TrainingError: Over a tenth of the simulations are not finite.
         """
         for name, value in (("steps", steps), ("batch_size", batch_size)):
             if value < 1:
                 raise ConfigError(f"{name}: expected at least 1, got {value}")
-        keys = jax.random.split(key, 3)
-        amortiser = self._start(keys[0], keys[1])
-        simulations = self._simulations
+        settings = {"steps": steps, "batch_size": batch_size, "rate": rate}
+        with open_journal(checkpoint_dir, lambda: self._identity(key, settings)) as journal:
+            self._train(key, steps, batch_size, rate, progress, journal)
+        return self
+
+    def _train(
+        self,
+        key: Key,
+        steps: int,
+        batch_size: int,
+        rate: float,
+        progress: Callable[[int, int], None] | None,
+        journal: Journal,
+    ) -> None:
+        key_data, key_net, key_train = jax.random.split(key, 3)
+        begun = journal.load(TRAINING)
+        amortiser = self._start(key_data, key_net) if begun is None else self._empty()
         state = optimiser().init(eqx.filter(amortiser, trained(amortiser)))
+        self.history = []
+        if begun is not None:
+            amortiser, state = from_arrays(begun, (amortiser, state))
+            self.history = begun["history"].tolist()
         stretches = -(-steps // STRETCH)
         wave = 0.5 * (1 + np.cos(np.pi * np.arange(stretches * STRETCH) / (stretches * STRETCH)))
         rates = jnp.asarray(rate * wave.reshape(stretches, STRETCH), jnp.float32)
-        self.history = []
-        for index in range(stretches):
-            key_stretch = jax.random.fold_in(keys[2], index)
+        for index in range(len(self.history), stretches):
+            key_stretch = jax.random.fold_in(key_train, index)
             amortiser, state, losses = stretch(
-                amortiser, state, key_stretch, rates[index], simulations, batch_size
+                amortiser, state, key_stretch, rates[index], self._simulations, batch_size
             )
             self.history.append(float(jnp.mean(losses)))
+            journal.save(
+                TRAINING, {**to_arrays((amortiser, state)), "history": np.array(self.history)}
+            )
             if progress is not None:
                 progress((index + 1) * STRETCH, stretches * STRETCH)
         self._amortiser = amortiser
-        return self
+
+    def _identity(self, key: Key, settings: dict[str, Any]) -> dict[str, str]:
+        """What decides the posterior, in words; of the model, what it simulates."""
+        pairs = eqx.filter_jit(self._simulations)(jax.random.key(0), 1)
+        size = sum(leaf.size for leaf in to_arrays(self._empty()).values())
+        return {
+            "key": key_in_words(key),
+            **{name: str(value) for name, value in settings.items()},
+            "data": self._described,
+            "numbers of the posterior": str(size),
+            "first simulation": " ".join(f"{v:.5g}" for v in [*pairs.z[0], *pairs.x[0]]),
+            "version of avb": importlib.metadata.version("avb"),
+        }
 
     @property
     def _simulations(self) -> Simulations:
