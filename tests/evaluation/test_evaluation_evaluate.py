@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 import avb
-from avb.evaluation import EvaluationConfig
-from avb.evaluation._evaluate import PARTS
+from avb.evaluation import Estimate, EvaluationConfig, Verdict
+from avb.evaluation._evaluate import PARTS, above_evidence
+from avb.evaluation._verdict import Finding
 
 SMALL = EvaluationConfig(
     draws=8,
@@ -132,3 +133,43 @@ def test_parts_that_are_off_leave_the_others_as_they_were(evaluated):
     if name == "avb_adaptive":
         assert labels(fewer) == [("ELBO", "critic estimate, not a bound", 6), EVIDENCE[0]]
         assert fewer.verdict is None
+
+
+def row(values: list[float], error: float = 0.01) -> Estimate:
+    return Estimate("", "lower bound", "", np.array(values), np.full(len(values), error), "")
+
+
+SOUND = Verdict(
+    sound=True,
+    reasons=(),
+    judge="fresh critics",
+    too_high=Finding(-1.0, 0.1),
+    too_low=Finding(0.0, 0.1),
+)
+
+
+def test_an_elbo_above_the_evidence_is_wrong_whatever_critics_say():
+    # Of the claim, the data that were annealed count; 2 nats above, 0.5 of them allowed for.
+    claim, annealed = row([-80.0, -82.0, 999.0]), row([-82.0, -84.0])
+    simulated, reverse = row([-70.0, -60.0]), row([-69.5, -59.5])
+    above = above_evidence(claim, annealed, simulated, reverse)
+    assert above.nats == pytest.approx(1.5)
+    assert above.error == pytest.approx(0.01)
+    assert SOUND.beside_evidence(above).flag == (
+        "1.5 ± 0.01 nats above log p(x) by annealed importance sampling, and what that misses on "
+        "simulated data"
+    )
+    assert not SOUND.beside_evidence(above).sound
+
+
+@pytest.mark.parametrize(
+    "reverse",
+    [
+        pytest.param([-68.0, -58.0], id="the sampler's own gap is as large"),
+        pytest.param([-70.0, -58.0], id="the gap is not known well"),
+    ],
+)
+def test_an_elbo_that_may_lie_below_the_evidence_passes(reverse):
+    claim, annealed = row([-80.0, -82.0]), row([-82.0, -84.0])
+    above = above_evidence(claim, annealed, row([-70.0, -60.0]), row(reverse))
+    assert SOUND.beside_evidence(above) is SOUND

@@ -24,7 +24,7 @@ from avb.evaluation._gaps import inference_gaps
 from avb.evaluation._importance import importance_bound
 from avb.evaluation._information import aggregate_kl, mutual_information
 from avb.evaluation._smoothed import smoothed_bracket
-from avb.evaluation._verdict import Verdict, judge_critic
+from avb.evaluation._verdict import Finding, Verdict, judge_critic
 from avb.posteriors import AbstractTractablePosterior, SemiImplicitPosterior
 
 PARTS = (
@@ -107,6 +107,9 @@ def evaluate(
     job = _Job(method, check_data(data, method.model.data_shape), config, key, progress)
     elbo_rows, verdict = _elbo_rows(job)
     evidence = _evidence_rows(job)
+    if verdict is not None and config.annealed_data > 0:
+        verdict = verdict.beside_evidence(above_evidence(elbo_rows[-1], *evidence[1:]))
+        elbo_rows[-1] = verdict.mark(elbo_rows[-1])
     quality, active = _quality_rows(job, evidence)
     return Evaluation([*elbo_rows, *evidence, *quality], verdict, active)
 
@@ -196,6 +199,27 @@ def _evidence_rows(job: _Job) -> list[Estimate]:
         settings = annealing | job.settings("annealing of simulated data")
         rows += bidirectional_bounds(model, posterior, num_data=len(first), **settings)
     return rows
+
+
+def above_evidence(
+    claim: Estimate, annealed: Estimate, simulated: Estimate, reverse: Estimate
+) -> Finding:
+    """By how much an ELBO lies above log p(x), at the least.
+
+    Args:
+        claim: The ELBO.
+        annealed: A lower bound of log p(x) on the first of the same data.
+        simulated: The same bound on data simulated from the model.
+        reverse: An upper bound on those; what lies between the two is allowed for.
+    """
+    count = len(annealed.values)
+    excess = Finding.over_data(
+        claim.values[:count] - annealed.values, np.hypot(claim.errors[:count], annealed.errors)
+    )
+    gaps = np.asarray(reverse.values - simulated.values, np.float64)
+    gap_error = np.std(gaps, ddof=1) / np.sqrt(len(gaps)) if len(gaps) > 1 else np.inf
+    gap = max(float(np.mean(gaps)), 0.0)
+    return Finding(excess.nats - gap, float(np.hypot(excess.error, gap_error)))
 
 
 def _quality_rows(job: _Job, evidence: list[Estimate]) -> tuple[list[Estimate], ActiveUnits | None]:

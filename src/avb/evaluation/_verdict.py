@@ -67,6 +67,23 @@ class Verdict:
         """The reasons in one line; ``None`` where there are none."""
         return "; ".join(self.reasons) or None
 
+    def beside_evidence(self, above: Finding) -> "Verdict":
+        """The same, and not sound if the critic's ELBO lies above log p(x), which no ELBO can.
+
+        It is the one check that does not ask another critic: what critics of training and of
+        evaluation both fail to see, they pass.
+
+        Args:
+            above: By how much its ELBO lies above log p(x), at the least.
+        """
+        if not above.exceeds(0.0):
+            return self
+        reason = (
+            f"{above.nats:.2g} ± {above.error:.1g} nats above log p(x) by annealed importance "
+            "sampling, and what that misses on simulated data"
+        )
+        return dataclasses.replace(self, sound=False, reasons=(*self.reasons, reason))
+
     def mark(self, estimate: Estimate) -> Estimate:
         """The critic's estimate with this verdict as its flag."""
         return dataclasses.replace(estimate, flag=self.flag)
