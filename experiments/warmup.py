@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import equinox as eqx
 import jax
 import numpy as np
 import tyro
@@ -23,7 +24,12 @@ import avb
 from avb import Architecture, FitConfig, Method
 from avb._presets import _split
 from avb._types import Key
-from avb.posteriors import FullGaussianPosterior
+from avb.evaluation import thickness
+from avb.posteriors import (
+    AbstractImplicitPosterior,
+    FullGaussianPosterior,
+    ImplicitPosterior,
+)
 from experiments._results import RESULTS, markdown_table, spread, write_json
 from experiments._standardised import standardised
 
@@ -35,6 +41,16 @@ def full_gaussian(architecture: Architecture, *, key: Key) -> Method:
     """A variational autoencoder with correlated latent dimensions."""
     model, encoder, shapes, key_posterior, _, _ = _split(architecture, key)
     return Method(model, FullGaussianPosterior(encoder, **shapes, key=key_posterior))
+
+
+def with_floor(architecture: Architecture, *, key: Key) -> Method:
+    """`avb_adaptive` of as many noise variables, half of which are added unbent."""
+    method = avb.PRESETS["avb_adaptive"](architecture, key=key)
+    _, encoder, shapes, key_posterior, _, _ = _split(architecture, key)
+    posterior = ImplicitPosterior(
+        encoder, **shapes, noise_dim=architecture.latent_dim, floor=0.3, key=key_posterior
+    )
+    return eqx.tree_at(lambda m: m.posterior, method, posterior)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +72,7 @@ VARIANTS = {
     "diagonal": Variant("diagonal Gaussian", avb.PRESETS["gaussian_vae"]),
     "full": Variant("full Gaussian", full_gaussian),
     "implicit": Variant("implicit, critic", avb.PRESETS["avb_adaptive"]),
+    "floor": Variant("implicit with a floor of 0.3, critic", with_floor),
     "no-critic": Variant("implicit, T = 0", avb.PRESETS["avb_adaptive"], STANDS_STILL),
 }
 
@@ -111,7 +128,11 @@ def run(config: Config, dataset: avb.Dataset, variant: Variant, warmup: float, s
         key=jax.random.key(5),
         samples=config.samples,
     )
+    thin = None
+    if isinstance(method.posterior, AbstractImplicitPosterior):
+        thin = thickness(method.posterior, held_out, key=jax.random.key(6))
     return {
+        "thickness": thin,
         "elbo": last["elbo"],
         "log_likelihood": last["log_likelihood"],
         "log_evidence": bound.mean,
@@ -138,11 +159,12 @@ def table(config: Config, results: dict[str, dict[str, dict]]) -> str:
                     spread(elbo),
                     spread(likelihood - elbo),
                     spread([run["log_evidence"] for run in runs]),
+                    spread([run["thickness"] for run in runs if run["thickness"] is not None], 3),
                 ]
             )
     header = [
         "posterior", "KL warm-up, epochs", "seeds", "ELBO of training", "its divergence",
-        "log p(x) ≥ (IW, validation)",
+        "log p(x) ≥ (IW, validation)", "thickness of q",
     ]  # fmt: skip
     return markdown_table(header, rows)
 

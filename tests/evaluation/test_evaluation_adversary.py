@@ -175,8 +175,8 @@ def test_half_of_the_error_names_the_fault(too_high, refitted, misfit, fault):
         "divergence": 1.0, "misfit": misfit, "too_high": too_high,
         "refitted_too_high": refitted, "excess": 0.0,
     }.items()}  # fmt: skip
-    assert name_fault(**sure, tolerance=0.1) == fault
-    follows = "it follows q too slowly" in in_words(fault, **sure, learned=True)
+    assert name_fault(**sure, thickness=None, tolerance=0.1) == fault
+    follows = "it follows q too slowly" in in_words(fault, **sure, thickness=None, learned=True)
     assert follows == (fault == "contrast")
 
 

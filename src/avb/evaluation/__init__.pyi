@@ -13,4 +13,5 @@ from ._gaps import InferenceGaps as InferenceGaps, inference_gaps as inference_g
 from ._importance import importance_bound as importance_bound
 from ._information import aggregate_kl as aggregate_kl, mutual_information as mutual_information
 from ._smoothed import smoothed_bracket as smoothed_bracket
+from ._thickness import thickness as thickness
 from ._verdict import Finding as Finding, Verdict as Verdict, judge_critic as judge_critic

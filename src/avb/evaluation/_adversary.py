@@ -22,8 +22,13 @@ from avb.evaluation._fresh_training import Arena, prepare
 from avb.evaluation._look import Look, Setting, look
 from avb.evaluation._reference import Reference
 from avb.evaluation._refit import gradient_norms, refit_critic
+from avb.evaluation._thickness import thickness
 from avb.evaluation._verdict import Finding
-from avb.posteriors import AbstractTractablePosterior, SemiImplicitPosterior
+from avb.posteriors import (
+    AbstractImplicitPosterior,
+    AbstractTractablePosterior,
+    SemiImplicitPosterior,
+)
 from avb.training._guard import PARTS
 
 BATCH_SIZE = 16
@@ -51,6 +56,7 @@ class Diagnosis:
         best_accuracy: The same by the reference's T*.
         logits: The 1%, 50% and 99% quantile of T at draws of q, then of r.
         slope_error: Root of E_q|∇_z T − ∇_z T*|² over E_q|∇_z log q|², whitened.
+        thickness: Of an implicit posterior, see :func:`thickness`; else ``None``.
         gradient_norms: Root mean square gradient norm of each part.
         scatter: Pairs (T*, T) at draws of q and of r for a picture, each of shape ``(s, 2)``.
     """
@@ -70,6 +76,7 @@ class Diagnosis:
     best_accuracy: float
     logits: tuple[float, ...]
     slope_error: float
+    thickness: float | None
     gradient_norms: dict[str, float]
     scatter: tuple[np.ndarray, np.ndarray]
 
@@ -97,7 +104,9 @@ def diagnose(
 
     The contrast is at fault if a Gaussian with the moments of q would spare the critic half of
     what it misses or more. If not, the critic is trained on while posterior and contrast stand
-    still: it lagged if that halves the error, and its network is too weak if it does not.
+    still: it lagged if that halves the error, and its network is too weak if it does not. Where
+    no critic finds anything, an implicit posterior that is thin is at fault: see
+    :func:`~avb.evaluation.thickness`.
 
     Log q is the exact density, a large mixture of conditionals, or for a posterior that can only be
     sampled the better of two: fresh critics over a Gaussian with its moments, and the
@@ -127,7 +136,7 @@ def diagnose(
     if not tolerance >= 0.0:
         raise ConfigError(f"tolerance of a diagnosis: expected zero or more, got {tolerance}")
     data = check_data(data, method.model.data_shape)
-    key_fresh, key_refit, key_norms, key = jax.random.split(key, 4)
+    key_fresh, key_refit, key_norms, key_thickness, key = jax.random.split(key, 5)
     fresh, arena = _fresh(method, data, key=key_fresh, steps=steps, progress=progress)
     if progress is not None:
         progress("critic trained on", 0, 1)
@@ -147,7 +156,10 @@ def diagnose(
         progress=None if progress is None else partial(progress, "draws"),
     )
     told: dict[str, float] = dict(zip(PARTS, norms.tolist(), strict=True))
-    return _diagnosis(method, seen, fresh, reference.name, told, tolerance)
+    thin = None
+    if isinstance(method.posterior, AbstractImplicitPosterior):
+        thin = thickness(method.posterior, data, key=key_thickness)
+    return _diagnosis(method, seen, fresh, reference.name, told, thin, tolerance)
 
 
 def _fresh(method: Method, data, *, key: Key, steps: int, progress) -> tuple[Any, Arena]:
@@ -228,6 +240,7 @@ def _diagnosis(
     fresh: FreshCritics | None,
     name: str,
     norms: dict[str, float],
+    thin: float | None,
     tolerance: float,
 ) -> Diagnosis:
     zeros = np.zeros(len(seen.ratio))
@@ -245,11 +258,11 @@ def _diagnosis(
         "excess": Finding.over_data(*now.excess),
     }
     assert isinstance(method.contrast, AbstractContrast)
-    fault = name_fault(**numbers, tolerance=tolerance)
+    fault = name_fault(**numbers, thickness=thin, tolerance=tolerance)
     quantiles = [np.quantile(part, (0.01, 0.5, 0.99)) for part in (now.on_q, now.on_r)]
     return Diagnosis(
         fault=fault,
-        sentence=in_words(fault, **numbers, learned=method.contrast.is_learned),
+        sentence=in_words(fault, **numbers, thickness=thin, learned=method.contrast.is_learned),
         reference=name,
         **numbers,
         loss=_loss(method, now),
@@ -259,6 +272,7 @@ def _diagnosis(
         best_accuracy=best.accuracy(),
         logits=tuple(np.concatenate(quantiles).tolist()),
         slope_error=float(np.sqrt(np.mean(slope) / np.mean(seen.score))),
+        thickness=thin,
         gradient_norms=norms,
         scatter=(_pairs(best.on_q, now.on_q), _pairs(best.on_r, now.on_r)),
     )

@@ -4,7 +4,12 @@ from typing import Literal
 
 from avb.evaluation._verdict import Finding
 
-Fault = Literal["none", "contrast", "critic lags", "critic too weak", "critic overshoots"]
+Fault = Literal[
+    "none", "contrast", "critic lags", "critic too weak", "critic overshoots", "posterior too thin"
+]
+
+# Trained posteriors that are right are above 0.4; one that had folded itself up was at 0.01.
+THIN = 0.1
 
 
 def name_fault(
@@ -14,6 +19,7 @@ def name_fault(
     too_high: Finding,
     refitted_too_high: Finding,
     excess: Finding,
+    thickness: float | None,
     tolerance: float,
 ) -> Fault:
     """The part at fault; see :class:`avb.evaluation.Diagnosis` for the numbers.
@@ -24,10 +30,13 @@ def name_fault(
         too_high: Error of the critic's ELBO.
         refitted_too_high: The same after the critic alone was trained on.
         excess: E_r[exp T] − 1.
+        thickness: Of an implicit posterior.
         tolerance: Error that is no fault, in nats per datum.
     """
     if not too_high.exceeds(tolerance):
-        return "critic overshoots" if excess.exceeds(tolerance) else "none"
+        if excess.exceeds(tolerance):
+            return "critic overshoots"
+        return "posterior too thin" if thickness is not None and thickness < THIN else "none"
     # The contrast first: what it leaves to be learnt, the critic has to learn again and again.
     if misfit.nats >= 0.5 * too_high.nats:
         return "contrast"
@@ -42,6 +51,7 @@ def in_words(
     too_high: Finding,
     refitted_too_high: Finding,
     excess: Finding,
+    thickness: float | None,
     learned: bool,
 ) -> str:
     """The fault, its size and what to do about it, in a sentence.
@@ -53,11 +63,18 @@ def in_words(
         too_high: Error of the critic's ELBO.
         refitted_too_high: The same after the critic alone was trained on.
         excess: E_r[exp T] − 1.
+        thickness: Of an implicit posterior.
         learned: Whether the contrast has parameters of its own.
     """
     size = f"the critic's ELBO is {too_high.nats:.2f} nats too high"
     if fault == "none":
         return f"No part is at fault: the critic misses {max(too_high.nats, 0.0):.2f} nats."
+    if fault == "posterior too thin":
+        return (
+            f"The posterior is too thin: around its draws it spreads {thickness:.2g} times as far "
+            "as over all, in its thinnest direction, and no critic sees such folds. Do not trust "
+            "the critic's ELBO; train with ImplicitPosterior(..., floor=0.3)."
+        )
     if fault == "critic overshoots":
         return (
             f"The critic overshoots: what it takes for q(z|x) integrates to "

@@ -26,13 +26,17 @@ class ImplicitPosterior(AbstractImplicitPosterior):
         encoder: Features of one datum.
         data_shape: Shape of one datum.
         latent_dim: Number of latent dimensions d.
-        noise_dim: Number of noise variables, at least d; by default ``2 d``.
+        noise_dim: Number of noise variables that are bent, at least d; by default ``2 d``.
+        floor: Scale of Gaussian noise, d more variables, that is added to z after the bend, in
+            units of the location-scale map; 0 adds none. It keeps q from folding itself into
+            sheets that a critic cannot see, see :func:`avb.evaluation.thickness`.
         width: Hidden units of the noise network.
         depth: Hidden layers of the noise network.
         key: PRNG key.
 
     Raises:
-        ConfigError: Fewer noise variables than latent dimensions: q would have no density.
+        ConfigError: Fewer noise variables than latent dimensions: q would have no density;
+            or a floor below 0.
 
     References:
         Mescheder, Nowozin & Geiger (2017), https://arxiv.org/abs/1701.04722, fig. 2.
@@ -43,6 +47,7 @@ class ImplicitPosterior(AbstractImplicitPosterior):
     network: eqx.nn.MLP
     latent_dim: int = eqx.field(static=True)
     noise_dim: int = eqx.field(static=True)
+    floor: float = eqx.field(static=True)
 
     def __init__(
         self,
@@ -51,6 +56,7 @@ class ImplicitPosterior(AbstractImplicitPosterior):
         data_shape: Shape,
         latent_dim: int,
         noise_dim: int | None = None,
+        floor: float = 0.0,
         width: int = 128,
         depth: int = 2,
         key: Key,
@@ -61,6 +67,8 @@ class ImplicitPosterior(AbstractImplicitPosterior):
                 f"noise variables of an implicit posterior: expected at least latent_dim = "
                 f"{latent_dim}, got {noise_dim}; with fewer its draws fill no volume"
             )
+        if not floor >= 0.0:
+            raise ConfigError(f"floor of an implicit posterior: expected zero or more, got {floor}")
         size = feature_size(encoder, data_shape)
         key_head, key_network = jax.random.split(key)
         self.encoder = encoder
@@ -71,15 +79,19 @@ class ImplicitPosterior(AbstractImplicitPosterior):
         self.network = with_zero_output(network)
         self.latent_dim = latent_dim
         self.noise_dim = noise_dim
+        self.floor = floor
 
     @property
     def noise_size(self) -> int:
-        return self.noise_dim
+        return self.noise_dim + (self.latent_dim if self.floor else 0)
 
     def transform(self, features: Features, noise: Noise) -> Latent:
         raw = self.head(features)
         frame = diagonal_from(raw[: 2 * self.latent_dim], self.latent_dim)
-        inner = noise[: self.latent_dim] + bounded_shift(self._bend(raw, noise))
+        bent = noise[: self.noise_dim]
+        inner = bent[: self.latent_dim] + bounded_shift(self._bend(raw, bent))
+        if self.floor:
+            inner = inner + self.floor * noise[self.noise_dim :]
         return frame.loc + jnp.exp(frame.log_scale) * inner
 
     def _bend(self, raw: Features, noise: Noise) -> Latent:

@@ -133,6 +133,11 @@ def _table_rows(diagnosis: Diagnosis) -> list[tuple[str, str, str]]:
         ("accuracy", "now, best", f"{diagnosis.accuracy:.3f}, {diagnosis.best_accuracy:.3f}"),
         ("T at draws of q", "1%, 50%, 99%", ", ".join(f"{v:.2f}" for v in on_q)),
         ("T at draws of r", "1%, 50%, 99%", ", ".join(f"{v:.2f}" for v in on_r)),
+        *(
+            []
+            if diagnosis.thickness is None
+            else [("thickness", "local spread of q, as a share", f"{diagnosis.thickness:.3f}")]
+        ),
         ("slope error", "of ∇T, as a share of |∇ log q|", f"{diagnosis.slope_error:.3f}"),
         ("gradient norms", "root mean square", norms),
     ]

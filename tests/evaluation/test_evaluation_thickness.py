@@ -1,0 +1,107 @@
+"""How thick a posterior is: closed forms, and what a floor does."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from avb import ConfigError
+from avb.densities import DiagonalGaussian
+from avb.evaluation import Finding, thickness
+from avb.evaluation._fault import in_words, name_fault
+from avb.nets import MLPEncoder
+from avb.posteriors import AbstractImplicitPosterior, GaussianPosterior, ImplicitPosterior
+
+DATA = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+ENCODER = MLPEncoder((3,), width=4, depth=1, key=jax.random.key(0))
+SHAPES = {"data_shape": (3,), "latent_dim": 2}
+
+
+class Wave(AbstractImplicitPosterior):
+    """Noise along a sine of so many radians a unit, and so much across it."""
+
+    radians: float
+    across: float
+    encoder: eqx.Module = ENCODER
+    latent_dim: int = 2
+
+    @property
+    def noise_size(self) -> int:
+        return 2
+
+    def transform(self, features, noise):
+        along, off = noise
+        return jnp.stack([along, jnp.sin(self.radians * along) + self.across * off])
+
+    def frame(self, features):
+        return DiagonalGaussian(jnp.zeros(2), jnp.zeros(2))
+
+
+def test_a_gaussian_is_as_thick_as_its_moments(key):
+    posterior = ImplicitPosterior(ENCODER, **SHAPES, key=key)
+    # Its 512 draws have the covariance of q to a few percent.
+    assert thickness(posterior, DATA, key=key) == pytest.approx(1.0, abs=0.1)
+
+
+@pytest.mark.parametrize("across", [0.01, 0.1, 0.3])
+def test_a_wave_is_as_thick_as_the_noise_across_it(across, key):
+    radians = 8.0
+    along = np.random.default_rng(1).normal(size=20_000)
+    wave = np.stack(
+        [along, np.sin(radians * along) + across * np.random.default_rng(2).normal(size=along.size)]
+    )
+    factor = np.linalg.cholesky(np.cov(wave))
+    slopes = radians * np.cos(radians * along[:4000])
+    jacobians = np.zeros((4000, 2, 2))
+    jacobians[:, 0, 0], jacobians[:, 1, 0], jacobians[:, 1, 1] = 1.0, slopes, across
+    expected = np.median(np.linalg.svd(np.linalg.solve(factor, jacobians), compute_uv=False)[:, -1])
+    found = thickness(Wave(radians=radians, across=across), DATA, key=key)
+    assert found == pytest.approx(expected, rel=0.35)
+    assert found < 2 * across
+
+
+def test_a_floor_adds_noise_to_any_bend(key):
+    plain = ImplicitPosterior(ENCODER, **SHAPES, noise_dim=2, key=key)
+    floored = ImplicitPosterior(ENCODER, **SHAPES, noise_dim=2, floor=0.5, key=key)
+    assert (plain.noise_size, floored.noise_size) == (2, 4)
+    bend = eqx.tree_at(lambda p: p.network.layers[-1].weight, plain, 30 * jnp.ones((2, 128)))
+    floored_bend = eqx.tree_at(
+        lambda p: p.network.layers[-1].weight, floored, 30 * jnp.ones((2, 128))
+    )
+    features = ENCODER(jnp.asarray(DATA[0]))
+    noise = jnp.asarray([0.3, -1.0, 1.0, -2.0])
+    scale = jnp.exp(floored.frame(features).log_scale)
+    np.testing.assert_allclose(
+        floored_bend.transform(features, noise),
+        bend.transform(features, noise[:2]) + 0.5 * scale * noise[2:],
+        rtol=1e-5,
+    )
+    found = [thickness(posterior, DATA, key=key) for posterior in (bend, floored_bend)]
+    assert found[0] < found[1]
+
+
+def test_what_cannot_be_measured_is_named(key):
+    message = (
+        "thickness: expected a posterior that is a map of noise (ImplicitPosterior or "
+        "BasisPosterior), got GaussianPosterior"
+    )
+    with pytest.raises(ConfigError) as caught:
+        thickness(GaussianPosterior(ENCODER, **SHAPES, key=key), DATA, key=key)
+    assert str(caught.value) == message
+    with pytest.raises(ConfigError) as caught:
+        ImplicitPosterior(ENCODER, **SHAPES, floor=-0.1, key=key)
+    assert str(caught.value) == "floor of an implicit posterior: expected zero or more, got -0.1"
+
+
+def test_a_thin_posterior_is_at_fault_where_no_critic_finds_anything():
+    names = ("divergence", "misfit", "too_high", "refitted_too_high", "excess")
+    nothing = {name: Finding(0.0, 0.01) for name in names}
+    assert name_fault(**nothing, thickness=0.5, tolerance=0.1) == "none"
+    fault = name_fault(**nothing, thickness=0.012, tolerance=0.1)
+    assert fault == "posterior too thin"
+    assert in_words(fault, **nothing, thickness=0.012, learned=False) == (
+        "The posterior is too thin: around its draws it spreads 0.012 times as far as over all, in "
+        "its thinnest direction, and no critic sees such folds. Do not trust the critic's ELBO; "
+        "train with ImplicitPosterior(..., floor=0.3)."
+    )
