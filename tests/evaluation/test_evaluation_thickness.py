@@ -94,14 +94,15 @@ def test_what_cannot_be_measured_is_named(key):
     assert str(caught.value) == "floor of an implicit posterior: expected zero or more, got -0.1"
 
 
-def test_a_thin_posterior_is_at_fault_where_no_critic_finds_anything():
-    names = ("divergence", "misfit", "too_high", "refitted_too_high", "excess")
-    nothing = {name: Finding(0.0, 0.01) for name in names}
-    assert name_fault(**nothing, thickness=0.5, tolerance=0.1) == "none"
-    fault = name_fault(**nothing, thickness=0.012, tolerance=0.1)
+@pytest.mark.parametrize("missed", [0.0, 1.0])
+def test_a_thin_posterior_is_at_fault_whatever_critics_find(missed):
+    found = dict.fromkeys(("divergence", "misfit", "too_high", "refitted_too_high"), missed)
+    seen = {name: Finding(value, 0.01) for name, value in {**found, "excess": 0.0}.items()}
+    assert name_fault(**seen, thickness=0.5, tolerance=0.1) == ("contrast" if missed else "none")
+    fault = name_fault(**seen, thickness=0.012, tolerance=0.1)
     assert fault == "posterior too thin"
-    assert in_words(fault, **nothing, thickness=0.012, learned=False) == (
-        "The posterior is too thin: around its draws it spreads 0.012 times as far as over all, in "
-        "its thinnest direction, and no critic sees such folds. Do not trust the critic's ELBO; "
-        "train with ImplicitPosterior(..., floor=0.3)."
+    assert in_words(fault, **seen, thickness=0.012, learned=False) == (
+        "The posterior is too thin: around a draw it spreads 0.012 times as far as over all, in "
+        "its thinnest direction, and critics hardly see such folds. Do not trust the critic's "
+        "ELBO without log p(x) beside it; train with ImplicitPosterior(..., floor=0.3)."
     )

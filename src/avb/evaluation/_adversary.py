@@ -104,9 +104,9 @@ def diagnose(
 
     The contrast is at fault if a Gaussian with the moments of q would spare the critic half of
     what it misses or more. If not, the critic is trained on while posterior and contrast stand
-    still: it lagged if that halves the error, and its network is too weak if it does not. Where
-    no critic finds anything, an implicit posterior that is thin is at fault: see
-    :func:`~avb.evaluation.thickness`.
+    still: it lagged if that halves the error, and its network is too weak if it does not. Before
+    all that, an implicit posterior is at fault if it is thin, see
+    :func:`~avb.evaluation.thickness`: critics hardly see its folds.
 
     Log q is the exact density, a large mixture of conditionals, or for a posterior that can only be
     sampled the better of two: fresh critics over a Gaussian with its moments, and the

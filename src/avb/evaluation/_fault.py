@@ -33,10 +33,11 @@ def name_fault(
         thickness: Of an implicit posterior.
         tolerance: Error that is no fault, in nats per datum.
     """
+    # Before all else: what the critics of a diagnosis find of thin folds is a part of them.
+    if thickness is not None and thickness < THIN:
+        return "posterior too thin"
     if not too_high.exceeds(tolerance):
-        if excess.exceeds(tolerance):
-            return "critic overshoots"
-        return "posterior too thin" if thickness is not None and thickness < THIN else "none"
+        return "critic overshoots" if excess.exceeds(tolerance) else "none"
     # The contrast first: what it leaves to be learnt, the critic has to learn again and again.
     if misfit.nats >= 0.5 * too_high.nats:
         return "contrast"
@@ -71,9 +72,10 @@ def in_words(
         return f"No part is at fault: the critic misses {max(too_high.nats, 0.0):.2f} nats."
     if fault == "posterior too thin":
         return (
-            f"The posterior is too thin: around its draws it spreads {thickness:.2g} times as far "
-            "as over all, in its thinnest direction, and no critic sees such folds. Do not trust "
-            "the critic's ELBO; train with ImplicitPosterior(..., floor=0.3)."
+            f"The posterior is too thin: around a draw it spreads {thickness:.2g} times as far as "
+            "over all, in its thinnest direction, and critics hardly see such folds. Do not trust "
+            "the critic's ELBO without log p(x) beside it; train with "
+            "ImplicitPosterior(..., floor=0.3)."
         )
     if fault == "critic overshoots":
         return (
