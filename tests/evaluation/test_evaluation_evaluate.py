@@ -162,6 +162,14 @@ def test_an_elbo_above_the_evidence_is_wrong_whatever_critics_say():
     assert not SOUND.beside_evidence(above).sound
 
 
+def test_a_thin_posterior_is_wrong_whatever_critics_say():
+    assert SOUND.beside_thickness(0.4) is SOUND
+    assert SOUND.beside_thickness(0.0158).flag == (
+        "the posterior lies in thin sheets (thickness 0.016, 1 for a Gaussian), which critics "
+        "hardly see"
+    )
+
+
 @pytest.mark.parametrize(
     "reverse",
     [

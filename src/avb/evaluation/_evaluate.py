@@ -24,8 +24,13 @@ from avb.evaluation._gaps import inference_gaps
 from avb.evaluation._importance import importance_bound
 from avb.evaluation._information import aggregate_kl, mutual_information
 from avb.evaluation._smoothed import smoothed_bracket
+from avb.evaluation._thickness import thickness
 from avb.evaluation._verdict import Finding, Verdict, judge_critic
-from avb.posteriors import AbstractTractablePosterior, SemiImplicitPosterior
+from avb.posteriors import (
+    AbstractImplicitPosterior,
+    AbstractTractablePosterior,
+    SemiImplicitPosterior,
+)
 
 PARTS = (
     "ELBO",
@@ -162,6 +167,9 @@ def _elbo_rows(job: _Job) -> tuple[list[Estimate], Verdict | None]:
         return [estimate], None
     settings = job.settings("verdict on the critic")
     verdict = judge_critic(job.method, job.data, fresh=fresh, **settings)
+    if isinstance(posterior, AbstractImplicitPosterior):
+        key = jax.random.fold_in(settings["key"], 1)
+        verdict = verdict.beside_thickness(thickness(posterior, job.data, key=key))
     return [*rows, verdict.mark(estimate)], verdict
 
 

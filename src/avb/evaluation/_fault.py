@@ -2,14 +2,12 @@
 
 from typing import Literal
 
+from avb.evaluation._thickness import THIN
 from avb.evaluation._verdict import Finding
 
 Fault = Literal[
     "none", "contrast", "critic lags", "critic too weak", "critic overshoots", "posterior too thin"
 ]
-
-# Trained posteriors that are right are above 0.4; one that had folded itself up was at 0.01.
-THIN = 0.1
 
 
 def name_fault(

@@ -19,6 +19,7 @@ from avb.evaluation._draws import check_draws, mean_and_error
 from avb.evaluation._estimate import Estimate
 from avb.evaluation._fresh import FreshCritics, fresh_critic_elbo
 from avb.evaluation._fresh_training import Corner
+from avb.evaluation._thickness import THIN
 from avb.posteriors import AbstractTractablePosterior, SemiImplicitPosterior
 
 SIGMAS = 3.0
@@ -81,6 +82,20 @@ class Verdict:
         reason = (
             f"{above.nats:.2g} ± {above.error:.1g} nats above log p(x) by annealed importance "
             "sampling, and what that misses on simulated data"
+        )
+        return dataclasses.replace(self, sound=False, reasons=(*self.reasons, reason))
+
+    def beside_thickness(self, thickness: float) -> "Verdict":
+        """The same, and not sound if the posterior is too thin for any critic to see.
+
+        Args:
+            thickness: See :func:`~avb.evaluation.thickness`.
+        """
+        if not thickness < THIN:
+            return self
+        reason = (
+            f"the posterior lies in thin sheets (thickness {thickness:.2g}, 1 for a Gaussian), "
+            "which critics hardly see"
         )
         return dataclasses.replace(self, sound=False, reasons=(*self.reasons, reason))
 
