@@ -51,6 +51,7 @@ DIAGNOSIS = Diagnosis(
     best_accuracy=0.7,
     logits=(-1.0, 0.0, 1.0) * 2,
     slope_error=0.25,
+    thickness=0.5,
     gradient_norms={"critic": 0.5},
     scatter=(np.zeros((4, 2)), np.ones((4, 2))),
 )
@@ -65,7 +66,7 @@ def test_diagnose_prints_a_table_and_a_sentence_or_json(option, with_critic, mon
     if option:
         assert json.loads(out)["divergence"] == {"nats": 1.5, "error": 0.01}
         return
-    for name in ("KL(q‖r)", "misfit", "missed", "E_r[exp T] − 1", "slope error"):
+    for name in ("KL(q‖r)", "misfit", "missed", "E_r[exp T] − 1", "thickness", "slope error"):
         assert name in out
     assert out.endswith("The contrast is at fault.\n")
 
