@@ -71,8 +71,8 @@ class Verdict:
     def beside_evidence(self, above: Finding) -> "Verdict":
         """The same, and not sound if the critic's ELBO lies above log p(x), which no ELBO can.
 
-        It is the one check that does not ask another critic: what critics of training and of
-        evaluation both fail to see, they pass.
+        It asks no other critic: what critics of training and of evaluation both fail to see,
+        those pass.
 
         Args:
             above: By how much its ELBO lies above log p(x), at the least.
