@@ -264,6 +264,9 @@ class ShapePosterior(AbstractImplicitPosterior):
     def transform(self, features: Features, noise: Noise) -> Latent:
         return self.density(features).at_noise(noise)
 
+    def added_scale(self, features: Features) -> Latent | None:
+        return None
+
     def frame(self, features: Features) -> DiagonalGaussian:
         density = self.density(features)
         return DiagonalGaussian(density.loc, 0.5 * jnp.log(jnp.sum(density.matrix**2, axis=1)))

@@ -25,6 +25,8 @@ from avb.posteriors import (
 # Contrast draws cost the critic little, since they share its features of the datum, and
 # make its gradient less noisy.
 CONTRAST_DRAWS = 4
+# Without one, posteriors in many dimensions fold into sheets that no critic sees.
+FLOOR = 0.3
 
 
 def _split(architecture: Architecture, key: Key) -> tuple:
@@ -90,15 +92,22 @@ def avb(architecture: Architecture, *, key: Key) -> Method:
     return Method(model, posterior, PriorContrast(), critic, Logistic())
 
 
-def avb_adaptive(architecture: Architecture, *, key: Key) -> Method:
+def avb_adaptive(architecture: Architecture, *, floor: float = FLOOR, key: Key) -> Method:
     """Implicit posterior, Gaussian contrast with its moments, weighted logistic critic.
+
+    Args:
+        architecture: Networks and likelihood.
+        floor: Gaussian noise added to the posterior's draws, in units of its scales, in place of
+            half of the noise that the network bends; see :class:`ImplicitPosterior`.
+        key: PRNG key.
 
     References:
         Mescheder, Nowozin & Geiger (2017), https://arxiv.org/abs/1701.04722, section 3.3;
         the contrast's moments are taken at fixed noise instead of at random draws.
     """
     model, encoder, shapes, key_posterior, _, key_critic = _split(architecture, key)
-    posterior = ImplicitPosterior(encoder, **shapes, key=key_posterior)
+    bent = architecture.latent_dim if floor else 2 * architecture.latent_dim
+    posterior = ImplicitPosterior(encoder, **shapes, noise_dim=bent, floor=floor, key=key_posterior)
     contrast = AnchoredMomentContrast(posterior.noise_size)
     critic = ResidualCritic(architecture.width, architecture.latent_dim, key=key_critic)
     return Method(

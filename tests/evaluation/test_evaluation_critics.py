@@ -199,7 +199,7 @@ def test_bad_settings_of_the_verdict(fresh):
     with pytest.raises(ConfigError) as raised:
         avb.judge_critic(method_with(), X[:3], key=jax.random.key(0), fresh=fresh)
     assert str(raised.value) == (
-        "fresh critics of the verdict: expected those of the same 3 data, got those of 16"
+        "fresh critics: expected those of the same 3 data, got those of 16"
     )
     with pytest.raises(ConfigError) as raised:
         avb.judge_critic(Method(MODEL, posterior_and_judge("exact density")[0]), X, key=None)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from avb import ConfigError
+from avb.contrasts import AnchoredMomentContrast
 from avb.densities import DiagonalGaussian
 from avb.evaluation import Finding, thickness
 from avb.evaluation._fault import in_words, name_fault
@@ -33,6 +34,9 @@ class Wave(AbstractImplicitPosterior):
     def transform(self, features, noise):
         along, off = noise
         return jnp.stack([along, jnp.sin(self.radians * along) + self.across * off])
+
+    def added_scale(self, features):
+        return None
 
     def frame(self, features):
         return DiagonalGaussian(jnp.zeros(2), jnp.zeros(2))
@@ -61,24 +65,40 @@ def test_a_wave_is_as_thick_as_the_noise_across_it(across, key):
     assert found < 2 * across
 
 
+def strongly_bent(floor: float, key) -> ImplicitPosterior:
+    posterior = ImplicitPosterior(ENCODER, **SHAPES, noise_dim=2, floor=floor, key=key)
+    return eqx.tree_at(lambda p: p.network.layers[-1].weight, posterior, 30 * jnp.ones((2, 128)))
+
+
 def test_a_floor_adds_noise_to_any_bend(key):
-    plain = ImplicitPosterior(ENCODER, **SHAPES, noise_dim=2, key=key)
-    floored = ImplicitPosterior(ENCODER, **SHAPES, noise_dim=2, floor=0.5, key=key)
-    assert (plain.noise_size, floored.noise_size) == (2, 4)
-    bend = eqx.tree_at(lambda p: p.network.layers[-1].weight, plain, 30 * jnp.ones((2, 128)))
-    floored_bend = eqx.tree_at(
-        lambda p: p.network.layers[-1].weight, floored, 30 * jnp.ones((2, 128))
-    )
+    plain, floored = strongly_bent(0.0, key), strongly_bent(0.5, key)
     features = ENCODER(jnp.asarray(DATA[0]))
-    noise = jnp.asarray([0.3, -1.0, 1.0, -2.0])
+    assert plain.added_scale(features) is None
+    noise = jax.random.normal(key, (4,))
     scale = jnp.exp(floored.frame(features).log_scale)
     np.testing.assert_allclose(
-        floored_bend.transform(features, noise),
-        bend.transform(features, noise[:2]) + 0.5 * scale * noise[2:],
+        floored.draw(features, key),
+        plain.transform(features, noise[:2]) + 0.5 * scale * noise[2:],
         rtol=1e-5,
     )
-    found = [thickness(posterior, DATA, key=key) for posterior in (bend, floored_bend)]
-    assert found[0] < found[1]
+    assert thickness(plain, DATA, key=key) < thickness(floored, DATA, key=key)
+
+
+def test_the_contrast_knows_the_covariance_of_a_floor(key):
+    plain, floored = strongly_bent(0.0, key), strongly_bent(0.5, key)
+    contrast = AnchoredMomentContrast(2, num_anchors=64)
+    features = ENCODER(jnp.asarray(DATA[0]))
+    without, found = (
+        contrast.condition(posterior, None, features, key)  # pyright: ignore
+        for posterior in (plain, floored)
+    )
+    np.testing.assert_array_equal(found.loc, without.loc)
+    np.testing.assert_allclose(
+        found.scale_tril @ found.scale_tril.T - without.scale_tril @ without.scale_tril.T,
+        jnp.diag(floored.added_scale(features) ** 2),
+        rtol=1e-3,
+        atol=1e-3 * float(jnp.max(without.scale_tril) ** 2),
+    )
 
 
 def test_what_cannot_be_measured_is_named(key):

@@ -42,10 +42,11 @@ class AnchoredMomentContrast(AbstractContrast):
     without noise, unlike :class:`MomentContrast`, and follows each change of the posterior at
     once, unlike :class:`GaussianContrast`. The points come in pairs ±ε and have covariance I:
     where g is linear in the noise r has the moments of q exactly; what a bent g adds is a smooth
-    function of x, left to the critic with the rest.
+    function of x, left to the critic with the rest. The covariance of noise that the posterior
+    adds to g is known, and takes no points.
 
     Args:
-        noise_size: Noise variables of the posterior.
+        noise_size: Noise variables of g.
         num_anchors: K, even and at least ``2 noise_size``; by default that and at least 32.
         seed: Seed of the Sobol sequence's scrambling.
 
@@ -89,5 +90,8 @@ class AnchoredMomentContrast(AbstractContrast):
         loc = jnp.mean(draws, axis=0)
         centred = draws - loc[None, :]
         covariance = centred.T @ centred / draws.shape[0]
+        added = posterior.added_scale(features)
+        if added is not None:
+            covariance = covariance + jnp.diag(added**2)
         jitter = jnp.diag(RELATIVE_JITTER * jnp.diagonal(covariance) + 1e-12)
         return FullGaussian(loc, jnp.linalg.cholesky(covariance + jitter))

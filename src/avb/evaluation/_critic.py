@@ -51,6 +51,14 @@ def check_critic(method: Method) -> None:
         raise ConfigError("the critic's estimate needs a method with a critic, got none")
 
 
+def check_same_data(fresh: int, data: int) -> None:
+    """Raise a ``ConfigError`` unless fresh critics were trained on as many data."""
+    if fresh != data:
+        raise ConfigError(
+            f"fresh critics: expected those of the same {data} data, got those of {fresh}"
+        )
+
+
 @eqx.filter_jit
 def _values_on_contrast(parts, x, keys):
     method, draws = parts

@@ -13,6 +13,9 @@ Kind = Literal[
     "critic estimate, not a bound",
 ]
 
+# Standard errors by which a number must exceed another before it is said to.
+SIGMAS = 3.0
+
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:

@@ -23,6 +23,7 @@ from avb.evaluation._fresh import FreshCritics, fresh_critic_elbo
 from avb.evaluation._gaps import inference_gaps
 from avb.evaluation._importance import importance_bound
 from avb.evaluation._information import aggregate_kl, mutual_information
+from avb.evaluation._own_bound import critic_upper_bound, lowest
 from avb.evaluation._smoothed import smoothed_bracket
 from avb.evaluation._thickness import thickness
 from avb.evaluation._verdict import Finding, Verdict, judge_critic
@@ -45,6 +46,7 @@ PARTS = (
     "information",
     "aggregate posterior",
     "active units",
+    "upper bound by the critic",
 )
 
 
@@ -86,8 +88,9 @@ def evaluate(
     quantity                    rows
     ==========================  ============================================================
     ELBO                        exact where q has a density; a lower and an upper bound where
-                                it is semi-implicit; else fresh critics' estimate and upper
-                                bound, and the bracket of q + noise
+                                it is semi-implicit; else fresh critics' estimate, the lower
+                                of their upper bound and :func:`critic_upper_bound`, and the
+                                bracket of q + noise
     ELBO, critic of training    an estimate; flagged where :func:`judge_critic` finds it wrong
     log p(x)                    lower bounds by importance weighting and by annealing
     log p(x), simulated data    lower and upper bound: their gap is annealing's own error
@@ -157,7 +160,7 @@ def _elbo_rows(job: _Job) -> tuple[list[Estimate], Verdict | None]:
         fresh = fresh_critic_elbo(
             model, posterior, job.data, critics=config.critics, **job.settings("fresh critics")
         )
-        rows += [fresh.estimate, fresh.upper, *_smoothed_rows(job)]
+        rows += [*_fresh_rows(job, fresh), *_smoothed_rows(job)]
     if job.method.critic is None:
         return rows, None
     estimate = critic_elbo(
@@ -171,6 +174,11 @@ def _elbo_rows(job: _Job) -> tuple[list[Estimate], Verdict | None]:
         key = jax.random.fold_in(settings["key"], 1)
         verdict = verdict.beside_thickness(thickness(posterior, job.data, key=key))
     return [*rows, verdict.mark(estimate)], verdict
+
+
+def _fresh_rows(job: _Job, fresh: FreshCritics) -> tuple[Estimate, Estimate]:
+    settings = job.settings("upper bound by the critic")
+    return lowest(fresh, critic_upper_bound(job.method, job.data, fresh, **settings))
 
 
 def _smoothed_rows(job: _Job) -> tuple[Estimate, Estimate]:

@@ -19,8 +19,8 @@ THIN = 0.1
 def thickness(posterior: AbstractPosterior, data: np.ndarray, *, key: Key) -> float:
     """The spread of q(z|x) around a draw, in its thinnest direction, over its spread in all.
 
-    The smallest singular value of L⁻¹ ∂g/∂ε at draws of z = g(x, ε), where L Lᵀ is the
-    covariance of q(z|x); the median over draws and data. It is 1 for a Gaussian. A posterior
+    The smallest singular value of L⁻¹ ∂z/∂(ε, ε') at draws of z = g(x, ε) + s(x) ⊙ ε', where L Lᵀ
+    is the covariance of q(z|x); the median over draws and data. It is 1 for a Gaussian. A posterior
     whose noise is folded into thin, curved sheets comes near 0: its log density is far above that
     of a Gaussian with its moments, for which a critic that cannot see the folds takes it.
 
@@ -52,14 +52,17 @@ def _thicknesses(
         def transform(noise):
             return posterior.transform(features, noise)
 
+        added = posterior.added_scale(features)
+        unbent = jnp.diag(jnp.zeros(posterior.latent_dim) if added is None else added)
         noise = jax.random.normal(key, (DRAWS, posterior.noise_size))
         z = jax.vmap(transform)(noise)
-        scale_tril = jnp.linalg.cholesky(jnp.atleast_2d(jnp.cov(z, rowvar=False)))
+        scale_tril = jnp.linalg.cholesky(
+            jnp.atleast_2d(jnp.cov(z, rowvar=False)) + unbent @ unbent.T
+        )
 
         def smallest(noise):
-            white = jax.scipy.linalg.solve_triangular(
-                scale_tril, jax.jacfwd(transform)(noise), lower=True
-            )
+            slopes = jnp.concatenate([jax.jacfwd(transform)(noise), unbent], axis=1)
+            white = jax.scipy.linalg.solve_triangular(scale_tril, slopes, lower=True)
             squares = jnp.linalg.eigvalsh(white @ white.T)
             return jnp.sqrt(jnp.maximum(squares[0], 0.0))
 

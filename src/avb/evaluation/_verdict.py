@@ -14,15 +14,20 @@ from avb._method import Method
 from avb._types import Datum, Key, Scalar
 from avb.evaluation._batched import Progress, check_data, over_batches
 from avb.evaluation._bracket import draw_with_bounds
-from avb.evaluation._critic import CriticDensity, check_critic, critic_density, critic_offset
+from avb.evaluation._critic import (
+    CriticDensity,
+    check_critic,
+    check_same_data,
+    critic_density,
+    critic_offset,
+)
 from avb.evaluation._draws import check_draws, mean_and_error
-from avb.evaluation._estimate import Estimate
+from avb.evaluation._estimate import SIGMAS, Estimate
 from avb.evaluation._fresh import FreshCritics, fresh_critic_elbo
 from avb.evaluation._fresh_training import Corner
+from avb.evaluation._own_bound import MixedContrast, in_pairs
 from avb.evaluation._thickness import THIN
 from avb.posteriors import AbstractTractablePosterior, SemiImplicitPosterior
-
-SIGMAS = 3.0
 
 
 class Finding(NamedTuple):
@@ -141,23 +146,11 @@ def _against_bounds(parts, components, x, keys):
 def capped_excess(
     claimed: CriticDensity, corner: Corner, key: Key, draws: int, cap: Scalar
 ) -> Float[Array, " s"]:
-    """Draws of the integral of the critic's density, less 1, from below.
-
-    Half of the draws come from the critic's own contrast and half from a Gaussian fitted to
-    the posterior: over the prior, hardly one draw would fall where the posterior lies.
-    """
-    key_own, key_fitted = jax.random.split(key)
-    own, fitted = claimed.contrast, corner.contrast
-    z = jnp.concatenate(
-        [
-            jax.vmap(own.sample)(jax.random.split(key_own, draws)),
-            corner.contrast_draws(key_fitted, draws),
-        ]
-    )
-    log_r = jnp.logaddexp(jax.vmap(own.log_prob)(z), jax.vmap(fitted.log_prob)(z)) - jnp.log(2.0)
-    weights = jnp.expm1(jnp.minimum(jax.vmap(claimed.log_prob)(z) - log_r, cap))
-    # The halves are strata; averaged in pairs, the draws are independent and alike.
-    return 0.5 * (weights[:draws] + weights[draws:])
+    """Draws of the integral of the critic's density, less 1, from below."""
+    mixed = MixedContrast.of(claimed, corner)
+    z = mixed.draws(key, draws)
+    log_ratio = jax.vmap(claimed.log_prob)(z) - mixed.log_prob(z)
+    return in_pairs(jnp.expm1(jnp.minimum(log_ratio, cap)))
 
 
 @eqx.filter_jit
@@ -246,11 +239,7 @@ def judge_critic(
         fresh = fresh_critic_elbo(
             method.model, method.posterior, data, key=key_fresh, batch_size=batch_size
         )
-    if len(fresh.estimate.values) != len(data):
-        raise ConfigError(
-            f"fresh critics of the verdict: expected those of the same {len(data)} data, "
-            f"got those of {len(fresh.estimate.values)}"
-        )
+    check_same_data(len(fresh.estimate.values), len(data))
     # Weights up to the root of the number of draws have an average to rely on; the cap makes
     # it smaller, never larger.
     cap = jnp.asarray(0.5 * np.log(4.0 * draws * len(data)))

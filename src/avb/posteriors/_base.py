@@ -58,7 +58,7 @@ class AbstractPosterior(eqx.Module):
 
 
 class AbstractImplicitPosterior(AbstractPosterior):
-    """z = g(x, ε) with ε ~ N(0, I): a map of noise, and no density.
+    """z = g(x, ε) + s(x) ⊙ ε' with ε, ε' ~ N(0, I): a map of noise, and no density.
 
     Given the noise, a draw is a function of the datum: at fixed noise the moments of q
     follow the posterior's parameters exactly.
@@ -67,14 +67,23 @@ class AbstractImplicitPosterior(AbstractPosterior):
     @property
     @abc.abstractmethod
     def noise_size(self) -> int:
-        """Number of noise variables of one draw."""
+        """Number of noise variables that g takes."""
 
     @abc.abstractmethod
     def transform(self, features: Features, noise: Noise) -> Latent:
         """g(x, ε): the latent vector that noise of shape ``(noise_size,)`` gives."""
 
+    @abc.abstractmethod
+    def added_scale(self, features: Features) -> Latent | None:
+        """s(x): standard deviations of the noise that is added to g; ``None`` if none is."""
+
     def draw(self, features: Features, key: Key) -> Latent:
-        return self.transform(features, jax.random.normal(key, (self.noise_size,)))
+        added = self.added_scale(features)
+        if added is None:
+            return self.transform(features, jax.random.normal(key, (self.noise_size,)))
+        noise = jax.random.normal(key, (self.noise_size + self.latent_dim,))
+        bent = self.transform(features, noise[: self.noise_size])
+        return bent + added * noise[self.noise_size :]
 
 
 class AbstractTractablePosterior(AbstractPosterior):

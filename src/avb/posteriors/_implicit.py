@@ -26,9 +26,9 @@ class ImplicitPosterior(AbstractImplicitPosterior):
         encoder: Features of one datum.
         data_shape: Shape of one datum.
         latent_dim: Number of latent dimensions d.
-        noise_dim: Number of noise variables that are bent, at least d; by default ``2 d``.
-        floor: Scale of Gaussian noise, d more variables, that is added to z after the bend, in
-            units of the location-scale map; 0 adds none. It keeps q from folding itself into
+        noise_dim: Number of noise variables of g, at least d; by default ``2 d``.
+        floor: Scale of Gaussian noise, d more variables, that is added to g(x, ε), in units of
+            the location-scale map; 0 adds none. It keeps q from folding itself into
             sheets that a critic cannot see, see :func:`avb.evaluation.thickness`.
         width: Hidden units of the noise network.
         depth: Hidden layers of the noise network.
@@ -83,16 +83,16 @@ class ImplicitPosterior(AbstractImplicitPosterior):
 
     @property
     def noise_size(self) -> int:
-        return self.noise_dim + (self.latent_dim if self.floor else 0)
+        return self.noise_dim
 
     def transform(self, features: Features, noise: Noise) -> Latent:
         raw = self.head(features)
         frame = diagonal_from(raw[: 2 * self.latent_dim], self.latent_dim)
-        bent = noise[: self.noise_dim]
-        inner = bent[: self.latent_dim] + bounded_shift(self._bend(raw, bent))
-        if self.floor:
-            inner = inner + self.floor * noise[self.noise_dim :]
+        inner = noise[: self.latent_dim] + bounded_shift(self._bend(raw, noise))
         return frame.loc + jnp.exp(frame.log_scale) * inner
+
+    def added_scale(self, features: Features) -> Latent | None:
+        return self.floor * jnp.exp(self.frame(features).log_scale) if self.floor else None
 
     def _bend(self, raw: Features, noise: Noise) -> Latent:
         """The network of (features, noise); the features' part is shared by all draws."""
@@ -173,3 +173,6 @@ class BasisPosterior(AbstractImplicitPosterior):
         raw = self.head(features).reshape(1 + self.num_basis, self.latent_dim)
         variance = jnp.mean(raw[1:] ** 2, axis=0)
         return DiagonalGaussian(raw[0], bounded_log_scale(0.5 * jnp.log(variance + 1e-12)))
+
+    def added_scale(self, features: Features) -> Latent | None:
+        return None
