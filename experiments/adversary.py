@@ -155,7 +155,7 @@ def train(config: Config, variant: Variant, seed: int, data: np.ndarray) -> tupl
     result = avb.fit(
         variant.method(architecture, key_init),
         data,
-        config=FitConfig(epochs=config.passes, **variant.fit),
+        config=FitConfig(epochs=config.passes, kl_warmup=0.0, **variant.fit),
         key=key_fit,
         on_progress=note,
     )

@@ -43,7 +43,7 @@ class Change:
 
 CHANGES = {
     "default": Change("default"),
-    "kl_warmup": Change("`kl_warmup` 20 epochs instead of 0", {"kl_warmup": 20.0}),
+    "kl_warmup": Change("`kl_warmup` 0 instead of a fifth", {"kl_warmup": 0.0}),
     "momentum": Change("`momentum` 0.5 instead of 0.9", {"momentum": 0.5}),
     "contrast_draws": Change("`contrast_draws` 1 instead of 4", method={"contrast_draws": 1}),
     "critic_warmup": Change("`critic_warmup` 90 steps instead of 0", {"critic_warmup": 90}),

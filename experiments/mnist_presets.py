@@ -36,7 +36,8 @@ class Config:
         data_dir: Folder of the MNIST files.
         latent_dim: Number of latent dimensions.
         epochs: Epochs of each run.
-        kl_warmup: Epochs over which the weight of log p(z) − log q(z|x) rises from 0 to 1.
+        kl_warmup: Epochs over which the weight of log p(z) − log q(z|x) rises from 0 to 1; the
+            library's default where it is not given.
         seeds: Seeds of each method.
         methods: Presets to compare.
         num_data: Test images to evaluate on.
@@ -47,7 +48,7 @@ class Config:
     data_dir: Path
     latent_dim: int = 8
     epochs: int = 30
-    kl_warmup: float = 0.0
+    kl_warmup: float | None = None
     seeds: tuple[int, ...] = (0, 1, 2)
     methods: tuple[str, ...] = METHODS
     num_data: int = 1000
@@ -56,8 +57,13 @@ class Config:
 
     @property
     def name(self) -> str:
-        warmup = f"_w{self.kl_warmup:g}" if self.kl_warmup else ""
-        return f"mnist_presets_d{self.latent_dim}_e{self.epochs}{warmup}"
+        warmup = self.fit_config.kl_warmup_epochs
+        return f"mnist_presets_d{self.latent_dim}_e{self.epochs}_w{warmup:g}"
+
+    @property
+    def fit_config(self) -> avb.FitConfig:
+        """The library's settings of training but for epochs and warm-up."""
+        return avb.FitConfig(epochs=self.epochs, kl_warmup=self.kl_warmup)
 
 
 def train(config: Config, method: str, seed: int, run_dir: Path) -> None:
@@ -71,7 +77,7 @@ def train(config: Config, method: str, seed: int, run_dir: Path) -> None:
         method=method,
         seed=seed,
         latent_dim=config.latent_dim,
-        fit=avb.FitConfig(epochs=config.epochs, kl_warmup=config.kl_warmup),
+        fit=config.fit_config,
     )
     avb.train_run(run_config, run_dir)
 

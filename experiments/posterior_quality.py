@@ -64,7 +64,7 @@ def measure(config: Config, method: str, latent_dim: int, data: avb.Dataset) -> 
     fit = avb.fit(
         avb.PRESETS[method](architecture, key=keys[0]),
         data.train,
-        config=avb.FitConfig(epochs=config.epochs),
+        config=avb.FitConfig(epochs=config.epochs, kl_warmup=0.0),
         key=keys[1],
     )
     model, posterior = fit.method.model, fit.method.posterior

@@ -302,6 +302,7 @@ def test_weight_of_the_warm_up_rises_to_one():
     weights = [float(_kl_weight(config, jnp.asarray(s), 5)) for s in (0, 1, 5, 10, 11, 1000)]
     np.testing.assert_allclose(weights, [0.0, 0.1, 0.5, 1.0, 1.0, 1.0], rtol=1e-6)
     assert _kl_weight(FitConfig(kl_warmup=0.0), jnp.asarray(0), 5) == 1
+    assert _kl_weight(FitConfig(epochs=10), jnp.asarray(5), 5) == 0.5
 
 
 @pytest.mark.parametrize("norm", [0.0, 1e-3, 1.0, 50.0, 1e4])

@@ -111,7 +111,7 @@ def test_diagnostics_stand_beside_the_number():
     document = {**DOCUMENT, "rows": [row], "active_units": units}
     text = " ".join(text_of(evaluation_table(document)).split())
     assert "effective size 161 (least 12); Pareto k̂ 0.31" in text
-    assert "Active units: 1 of 2; training with --kl-warmup 10 may wake the others." in text
+    assert "Active units: 1 of 2; a longer --kl-warmup may wake the others." in text
 
 
 def comparison_row(documents: list[dict], run: str) -> list[str]:

@@ -61,7 +61,7 @@ def _remarks(document: dict[str, Any]) -> list[str]:
     units = document.get("active_units")
     if units is not None:
         active, all_units = units["active_units"], len(units["variances"])
-        hint = "" if active == all_units else "; training with --kl-warmup 10 may wake the others"
+        hint = "" if active == all_units else "; a longer --kl-warmup may wake the others"
         remarks.append(f"Active units: {active} of {all_units}{hint}.")
     return remarks
 

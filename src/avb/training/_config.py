@@ -5,6 +5,8 @@ import math
 
 from avb._errors import ConfigError
 
+KL_WARMUP_SHARE = 0.2
+
 
 @dataclasses.dataclass(frozen=True)
 class FitConfig:
@@ -20,7 +22,9 @@ class FitConfig:
         final_rate: The rates fall along a cosine to this share of their peak.
         critic_steps: Critic updates a model update.
         critic_warmup: Steps in which only critic and contrast learn.
-        kl_warmup: Epochs over which the weight of log p(z) − log q(z|x) rises from 0 to 1.
+        kl_warmup: Epochs over which the weight of log p(z) − log q(z|x) rises from 0 to 1; by
+            default a fifth of all. Without one, latent dimensions are given up early that would
+            have been of use later (``docs/adversary.md``).
         clip_norm: Each player's gradient is scaled down to at most this global norm.
         ema_decay: Decay a step of the parameter average that is evaluated; 0 turns it off.
         max_skipped: Training stops after this many non-finite steps in a row.
@@ -34,7 +38,7 @@ class FitConfig:
     final_rate: float = 0.05
     critic_steps: int = 1
     critic_warmup: int = 0
-    kl_warmup: float = 0.0
+    kl_warmup: float | None = None
     clip_norm: float = 500.0
     ema_decay: float = 0.999
     max_skipped: int = 20
@@ -49,10 +53,15 @@ class FitConfig:
                 raise ConfigError(f"{name}: expected a positive number, got {value}")
         for name in ("critic_warmup", "kl_warmup"):
             value = getattr(self, name)
-            if not (value >= 0 and math.isfinite(value)):
+            if value is not None and not (value >= 0 and math.isfinite(value)):
                 raise ConfigError(f"{name}: expected zero or more, got {value}")
         for name in ("ema_decay", "momentum"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"{name}: expected a number in [0, 1), got {getattr(self, name)}")
         if not 0 < self.final_rate <= 1:
             raise ConfigError(f"final_rate: expected a number in (0, 1], got {self.final_rate}")
+
+    @property
+    def kl_warmup_epochs(self) -> float:
+        """The length of the KL warm-up, given or by default."""
+        return KL_WARMUP_SHARE * self.epochs if self.kl_warmup is None else self.kl_warmup

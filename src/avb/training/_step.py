@@ -159,9 +159,10 @@ def _clip(squared: Scalar, clip_norm: float) -> Scalar:
 
 
 def _kl_weight(config: FitConfig, step: Int32[Array, ""], steps_per_epoch: int) -> Scalar:
-    if config.kl_warmup == 0:
+    epochs = config.kl_warmup_epochs
+    if epochs == 0:
         return jnp.ones(())
-    return jnp.minimum(1.0, step.astype(jnp.float32) / (config.kl_warmup * steps_per_epoch))
+    return jnp.minimum(1.0, step.astype(jnp.float32) / (epochs * steps_per_epoch))
 
 
 def _average(average: PyTree, players: PyTree, step: Int32[Array, ""], decay: float) -> PyTree:
