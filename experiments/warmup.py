@@ -134,11 +134,12 @@ def run(config: Config, dataset: avb.Dataset, variant: Variant, warmup: float, s
     }
 
 
-def table(config: Config, results: dict[str, dict[str, dict]]) -> str:
-    """One row a variant and warm-up."""
+def table(results: dict[str, dict[str, dict]]) -> str:
+    """One row a variant and warm-up that there are results of."""
     rows = []
-    for name in config.variants:
-        for warmup in config.warmups:
+    warmups = sorted({float(cell.split(", ")[1]) for cell in results})
+    for name in VARIANTS:
+        for warmup in warmups:
             runs = list(results.get(f"{name}, {warmup:g}", {}).values())
             if not runs:
                 continue
@@ -175,14 +176,18 @@ def main(config: Config) -> None:
                 runs[str(seed)] = run(config, dataset, VARIANTS[name], warmup, seed)
                 write_json(config.path, results)
                 print(name, warmup, seed, runs[str(seed)], flush=True)
-    text = (
+    config.path.with_suffix(".md").write_text(report(config, results))
+    print(report(config, results))
+
+
+def report(config: Config, results: dict[str, dict[str, dict]]) -> str:
+    """The table with its heading."""
+    return (
         "# What keeps a posterior back in many latent dimensions\n\n"
-        f"`python -m experiments.warmup --data-dir DIR`: MNIST, d = {config.latent_dim}, "
-        f"{config.epochs} epochs, networks of 300 units; the ELBO without a critic's part is no "
-        "bound (T = 0); nats per datum.\n\n" + table(config, results)
+        f"`python -m experiments.warmup --data-dir DIR --latent-dim {config.latent_dim} --epochs "
+        f"{config.epochs}`: MNIST, networks of 300 units; the ELBO without a critic's part is no "
+        "bound (T = 0); nats per datum.\n\n" + table(results)
     )
-    config.path.with_suffix(".md").write_text(text)
-    print(text)
 
 
 if __name__ == "__main__":
