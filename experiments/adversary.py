@@ -4,11 +4,12 @@
     python -m experiments.adversary --data mnist --data-dir DIR        # networks of 300 units
     python -m experiments.adversary --data mnist --data-dir DIR --width 100 --epochs 10
 
-Every variant is `avb_adaptive` but for one change. Each is trained, and diagnosed on
-validation data (`avb.diagnose`): by how much the critic's ELBO is too high, how much of KL(q‖r) a
+Every variant is `avb_adaptive`, without its floor and KL warm-up, but for one change. Each is
+trained, and diagnosed on validation data (`avb.diagnose`): by how much the critic's ELBO is too high, how much of KL(q‖r) a
 Gaussian with q's own moments would have spared the critic, the error of its slope, and log p(x) of
 the model by importance weighting. The last column is processor time a training step over that of
-the learned contrast. Results of finished runs are kept; test data are not used.
+the learned contrast. Results of finished runs are kept, each with a picture that shows which part
+is at fault; test data are not used.
 """
 
 import dataclasses
@@ -23,7 +24,7 @@ import numpy as np
 import tyro
 
 import avb
-from avb import Architecture, FitConfig, Method
+from avb import Architecture, FitConfig, FitResult, Method
 from avb._presets import _split
 from avb._types import Key
 from avb.contrasts import (
@@ -36,6 +37,7 @@ from avb.contrasts import (
 from avb.critics import AbstractCritic, ResidualCritic, TelescopingCritic
 from avb.objectives import WeightedLogistic
 from avb.posteriors import ImplicitPosterior
+from avb.report import draw_diagnosis
 from experiments._results import RESULTS, markdown_table, spread, write_json
 from experiments._standardised import standardised
 
@@ -143,8 +145,8 @@ class Config:
         return f"adversary_{self.data}_d{self.latent_dim}_w{self.width}_e{self.passes}"
 
 
-def train(config: Config, variant: Variant, seed: int, data: np.ndarray) -> tuple[Method, float]:
-    """A trained method, and the processor time of one step in milliseconds."""
+def train(config: Config, variant: Variant, seed: int, data: np.ndarray) -> tuple[FitResult, float]:
+    """What training gave, and the processor time of one step in milliseconds."""
     architecture = standardised(data, latent_dim=config.latent_dim, width=config.width)
     key_init, key_fit = jax.random.split(jax.random.key(seed))
     clock: list[tuple[float, int]] = []
@@ -161,14 +163,19 @@ def train(config: Config, variant: Variant, seed: int, data: np.ndarray) -> tupl
     )
     # The first stretch compiles.
     (began, first), (ended, last) = clock[0], clock[-1]
-    return result.method, 1e3 * (ended - began) / max(last - first, 1)
+    return result, 1e3 * (ended - began) / max(last - first, 1)
 
 
-def measure(config: Config, method: Method, seed: int, data: np.ndarray) -> dict[str, Any]:
+def measure(config: Config, name: str, result: FitResult, seed: int, data: np.ndarray) -> dict:
+    """The diagnosis, its picture beside the results, and what the model is worth."""
+    method = result.method
     key_diagnosis, key_bound = jax.random.split(jax.random.key(1000 + seed))
     diagnosis = avb.diagnose(
         method, data[: config.num_data // 2], key=key_diagnosis, steps=config.steps
     )
+    picture = RESULTS / config.name / f"{name}-{seed}.png"
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    draw_diagnosis(picture, f"{VARIANTS[name].title}, seed {seed}", diagnosis, result.history)
     bound = avb.importance_bound(method.model, method.posterior, data, key=key_bound, samples=500)
     estimate = avb.critic_elbo(method, data, key=key_bound)
     return {
@@ -236,8 +243,8 @@ def main(config: Config) -> None:
             path = RESULTS / config.name / f"{name}-{seed}.json"
             if path.exists():
                 continue
-            method, step_ms = train(config, VARIANTS[name], seed, dataset.train)
-            found = measure(config, method, seed, held_out)
+            result, step_ms = train(config, VARIANTS[name], seed, dataset.train)
+            found = measure(config, name, result, seed, held_out)
             write_json(path, {"variant": name, "seed": seed, "step_ms": step_ms} | found)
             print(f"{name} seed {seed}: {found['diagnosis']['sentence']}", flush=True)
     text = table(config)

@@ -1,4 +1,8 @@
-from ._adversary import diagnosis_table as diagnosis_table, draw_adversary as draw_adversary
+from ._adversary import (
+    diagnosis_table as diagnosis_table,
+    draw_adversary as draw_adversary,
+    draw_diagnosis as draw_diagnosis,
+)
 from ._bounds import (
     draw_annealing as draw_annealing,
     draw_bracket as draw_bracket,

@@ -1,5 +1,8 @@
 """The state of an adversary: a picture of four panels, and a table."""
 
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
 import numpy as np
 from matplotlib.axes import Axes
 from rich.markup import escape
@@ -10,7 +13,7 @@ from avb.evaluation._verdict import Finding
 from avb.report._figure import COLOURS, MUTED, figure
 from avb.report._tables import plain_table
 from avb.runs import Run
-from avb.runs._metrics import Row, read_rows
+from avb.runs._metrics import read_rows
 
 ADVERSARY = "adversary.png"
 GRADIENTS = ("encoder", "decoder", "contrast", "critic")
@@ -26,14 +29,31 @@ def draw_adversary(run: Run, diagnosis: Diagnosis) -> None:
     Raises:
         RunError: The folder cannot be written.
     """
-    with figure(run.path / ADVERSARY, 9.0, 6.4) as drawn:
+    draw_diagnosis(run.path / ADVERSARY, run.path.name, diagnosis, read_rows(run.path))
+
+
+def draw_diagnosis(
+    path: str | Path, title: str, diagnosis: Diagnosis, rows: Sequence[Mapping[str, float | None]]
+) -> None:
+    """The same picture of a method that was trained without a run folder.
+
+    Args:
+        path: The PNG file.
+        title: What was diagnosed, in a few words.
+        diagnosis: As :func:`avb.evaluation.diagnose` gave it.
+        rows: The metrics of training, such as ``FitResult.history``.
+
+    Raises:
+        RunError: The file cannot be written.
+    """
+    with figure(Path(path), 9.0, 6.4) as drawn:
         panels = drawn.subplots(2, 2)
         _draw_task(panels[0, 0], diagnosis)
         _draw_scatter(panels[0, 1], diagnosis)
         _draw_logits(panels[1, 0], diagnosis)
-        _draw_gradients(panels[1, 1], read_rows(run.path))
+        _draw_gradients(panels[1, 1], rows)
         verdict = "no part at fault" if diagnosis.fault == "none" else f"fault: {diagnosis.fault}"
-        drawn.suptitle(f"{run.path.name}: {verdict}", x=0.01, ha="left", fontsize=11)
+        drawn.suptitle(f"{title}: {verdict}", x=0.01, ha="left", fontsize=11)
 
 
 def _draw_task(axes: Axes, diagnosis: Diagnosis) -> None:
@@ -90,7 +110,7 @@ def _draw_logits(axes: Axes, diagnosis: Diagnosis) -> None:
     axes.legend(loc="best", fontsize=8)
 
 
-def _draw_gradients(axes: Axes, rows: list[Row]) -> None:
+def _draw_gradients(axes: Axes, rows: Sequence[Mapping[str, float | None]]) -> None:
     epochs = np.array([row["epoch"] for row in rows], np.float64)
     for name, colour in zip(GRADIENTS, COLOURS, strict=False):
         norms = np.array([row.get(f"gradient_{name}") for row in rows], np.float64)
