@@ -5,11 +5,11 @@
     python -m experiments.adversary --data mnist --data-dir DIR --width 100 --epochs 10
 
 Every variant is `avb_adaptive`, without its floor and KL warm-up, but for one change. Each is
-trained, and diagnosed on validation data (`avb.diagnose`): by how much the critic's ELBO is too high, how much of KL(q‖r) a
-Gaussian with q's own moments would have spared the critic, the error of its slope, and log p(x) of
-the model by importance weighting. The last column is processor time a training step over that of
-the learned contrast. Results of finished runs are kept, each with a picture that shows which part
-is at fault; test data are not used.
+trained, and diagnosed on validation data (`avb.diagnose`): by how much the critic's ELBO is too
+high, how much of KL(q‖r) a Gaussian with q's own moments would have spared the critic, the error
+of its slope, and log p(x) of the model by importance weighting. The last column is processor time
+a training step over that of the learned contrast. Results of finished runs are kept, each with a
+picture that shows which part is at fault; test data are not used.
 """
 
 import dataclasses
