@@ -34,6 +34,6 @@ def spread(values: Iterable[float], digits: int = 2, centre: Callable = np.mean)
         return "not finite"
     low, high = min(values), max(values)
     # What has diverged has no meaningful decimals.
-    show = f".{digits}f" if high < 1000 else ".1e"
+    show = f".{digits}f" if high < 10_000 else ".1e"
     middle = f"{centre(values):{show}}"
     return middle if len(values) == 1 else f"{middle} ({low:{show}} … {high:{show}})"
