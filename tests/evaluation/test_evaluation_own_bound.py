@@ -32,7 +32,8 @@ def test_a_right_critic_gives_the_elbo(fresh):
     found = bound(fresh)
     assert abs(found.mean - exact_elbo().mean()) < 3 * found.standard_error
     assert (found.quantity, found.kind) == ("ELBO", "upper bound")
-    assert found.estimator == "critic of training"
+    assert found.estimator == "dual bound by the critic of training"
+    assert avb.critic_elbo(method_with(), X, key=KEY).estimator != found.estimator
     np.testing.assert_array_equal(found.values, bound(fresh).values)
 
 
@@ -61,7 +62,7 @@ def test_a_bound_below_theirs_does_not_contradict_an_estimate_below_it(fresh):
     low = dataclasses.replace(fresh.estimate, values=bound(fresh).values - 1.0)
     estimate, upper = lowest(dataclasses.replace(fresh, estimate=low), bound(fresh))
     assert estimate.flag is None
-    assert upper.estimator == "critic of training"
+    assert upper.estimator == "dual bound by the critic of training"
 
 
 def test_fresh_critics_of_other_data_are_refused(fresh):

@@ -128,6 +128,13 @@ def test_comparison_leaves_out_what_a_method_does_not_have():
     assert comparison_row([DOCUMENT, other], "b") == ["b", "avb", *elbo, "–", *bound, *ranked]
 
 
+def test_comparison_tells_the_critics_estimate_from_its_bound():
+    upper = {**ROW, "kind": "upper bound", "nats_per_datum": -12.0}
+    upper["estimator"] = "dual bound by the critic of training"
+    row = comparison_row([{**DOCUMENT, "rows": [upper, ROW, BOUND]}], "a")
+    assert row[2:9] == ["≤", "-12.000", "±", "0.012", "-12.346", "±", "0.012"]
+
+
 def test_comparison_shows_a_bracket_or_its_one_end():
     lower = {**ROW, "kind": "lower bound", "estimator": "mixture of conditionals"}
     upper = {**lower, "kind": "upper bound", "nats_per_datum": -12.0}

@@ -25,7 +25,7 @@ from avb.evaluation._draws import check_draws, mean_and_error
 from avb.evaluation._estimate import SIGMAS, Estimate
 from avb.evaluation._fresh import FreshCritics, fresh_critic_elbo
 from avb.evaluation._fresh_training import Corner
-from avb.evaluation._own_bound import MixedContrast, in_pairs
+from avb.evaluation._mixed_contrast import MixedContrast, in_pairs
 from avb.evaluation._thickness import THIN
 from avb.posteriors import AbstractTractablePosterior, SemiImplicitPosterior
 
