@@ -23,6 +23,7 @@ import tyro
 import avb
 from avb.evaluation import EvaluationConfig
 from avb.runs import EvaluationSettings, evaluate_run
+from avb.training import Outcome
 from experiments._results import RESULTS, markdown_table, spread, write_json
 
 METHODS = ("gaussian_vae", "sivi", "avb_adaptive", "avb_self", "flow_vae", "avb", "iwae")
@@ -69,17 +70,19 @@ class Config:
 def train(config: Config, method: str, seed: int, run_dir: Path) -> None:
     """Train, or go on with a run that was interrupted."""
     if (run_dir / "config.json").exists():
-        avb.resume_run(run_dir)
-        return
-    run_config = avb.RunConfig(
-        data="mnist",
-        data_dir=str(config.data_dir),
-        method=method,
-        seed=seed,
-        latent_dim=config.latent_dim,
-        fit=config.fit_config,
-    )
-    avb.train_run(run_config, run_dir)
+        result = avb.resume_run(run_dir)
+    else:
+        run_config = avb.RunConfig(
+            data="mnist",
+            data_dir=str(config.data_dir),
+            method=method,
+            seed=seed,
+            latent_dim=config.latent_dim,
+            fit=config.fit_config,
+        )
+        result = avb.train_run(run_config, run_dir)
+    if result.outcome is not Outcome.COMPLETED:
+        raise SystemExit(f"{run_dir}: {result.outcome.value}; the same command goes on")
 
 
 def evaluate(config: Config, run_dir: Path) -> dict:

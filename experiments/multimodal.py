@@ -4,9 +4,9 @@
     python -m experiments.multimodal --seeds 3 --targets ring
 
 For each target and seed: whether every mode has its mass to within 10%, and whether log Z lies in
-the bracket of the ELBO widened by three standard errors and by what the posterior's own
-divergence allows, that is between the lower bound and the importance estimate. The ELBO is at
-most log Z, so its upper bound may lie below log Z by the divergence: both are told.
+the bracket of the ELBO, and between the bounds of log Z itself (the ELBO's lower one and
+½ log E_q[(p/q)²]), each widened by three standard errors. The ELBO is at most log Z, so that its
+bracket may lie below log Z by the posterior's divergence, which is told, too.
 """
 
 import dataclasses
@@ -208,9 +208,10 @@ def run(inference: Inference, problem: Problem, seed: int) -> dict:
         "lower": bounds.lower,
         "upper": bounds.upper,
         "inside": bool(low <= problem.log_z <= high),
-        "below": bool(low <= problem.log_z),
+        "between": bool(low <= problem.log_z <= found.upper + 3 * found.error),
         "divergence": problem.log_z - bounds.upper,
         "log_evidence": found.log_evidence,
+        "evidence_upper": found.upper,
         "evidence_error": found.error,
         "evidence_right": bool(abs(found.log_evidence - problem.log_z) <= 3 * found.error + 1e-3),
         "pareto_k": found.pareto_k,
@@ -226,7 +227,7 @@ def table(results: dict[str, list[dict]]) -> str:
     """The report."""
     header = [
         "target", "seeds", "modes within 10%", "worst mode", "log Z in the bracket",
-        "log Z above the lower bound", "importance log Z right", "largest divergence",
+        "log Z between its bounds", "importance log Z right", "largest divergence",
         "largest k", "says converged", "parts", "seconds",
     ]  # fmt: skip
     rows = []
@@ -239,7 +240,7 @@ def table(results: dict[str, list[dict]]) -> str:
                 str(sum(r["worst_mode"] <= 0.1 for r in runs)),
                 f"{max(r['worst_mode'] for r in runs):.1%}",
                 count("inside"),
-                count("below"),
+                count("between"),
                 count("evidence_right"),
                 f"{max(r['divergence'] for r in runs):.3f}",
                 f"{max(r['pareto_k'] for r in runs):.2f}",

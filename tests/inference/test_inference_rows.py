@@ -14,7 +14,7 @@ from avb import ConfigError, Inference
 from avb.inference import load
 from avb.inference._expansion import Centres, Corrected, Expansion, expand
 from avb.inference._passes import expand_all, log_densities
-from avb.inference._source import Batch, Source, find_source
+from avb.inference._source import Batch, RowSettings, Source, find_source
 
 ROWS, BATCH = 2_530, 100
 SLOPES = np.array([0.7, -1.2])
@@ -55,7 +55,7 @@ def poisson_log_density(x, y, z):
 
 @pytest.fixture(scope="module")
 def source(files) -> Source:
-    found = find_source(poisson, files, {}, {})
+    found = find_source(poisson, files, {}, {}, RowSettings())
     assert found is not None
     return found
 
@@ -202,7 +202,7 @@ def test_arrays_in_memory_are_gathered_by_the_model(source, files):
             counts = jnp.floor(jnp.abs(y[index]))
             numpyro.sample("y", dist.Poisson(jnp.exp(x[index] @ slopes)), obs=counts)
 
-    held = find_source(indexed, (np.array(files[0]), files[1]), {}, {})
+    held = find_source(indexed, (np.array(files[0]), files[1]), {}, {}, RowSettings())
     assert held is not None
     assert [array.shape for array in held.arrays] == [(ROWS, 2)]
     assert len(held.mapped) == 1

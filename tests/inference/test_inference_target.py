@@ -133,8 +133,8 @@ MESSAGES = [
     ),
     (
         subsampled,
-        "site 'x': expected no latent site inside the subsampled plate 'rows', got one for each "
-        "row; sum or integrate it out, or leave subsample_size out",
+        "model: expected at least one continuous latent site outside the subsampled plate, got "
+        "none",
     ),
     (
         parameter,

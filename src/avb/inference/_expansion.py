@@ -76,18 +76,18 @@ class Corrected(eqx.Module):
         centres: Where it agrees.
         whole: Expansion of the log density of all rows, less a constant.
         part: Expansion of the mean of the minibatches' estimates.
-        arrays: Arguments of the model that are in memory.
+        arrays: Arguments of the model that are in memory, as the source has them.
         batches: The minibatches, stacked.
     """
 
     centres: Centres
     whole: Expansion
     part: Expansion
-    arrays: list[Array]
+    arrays: PyTree
     batches: PyTree
 
     @classmethod
-    def raw(cls, arrays: list[Array], batches: PyTree, dim: int) -> "Corrected":
+    def raw(cls, arrays: PyTree, batches: PyTree, dim: int) -> "Corrected":
         """Uncorrected: the mean of the minibatches' own estimates."""
         centres = Centres(jnp.zeros((1, dim)), jnp.eye(dim)[None])
         zero = Expansion.zero(1, dim)

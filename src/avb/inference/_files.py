@@ -12,13 +12,16 @@ from avb.inference._journal import TRAINING, Journal
 from avb.inference._measure import Bracket, Importance
 from avb.inference._methods import MethodName, skeleton
 from avb.inference._mixture import Frames, ImplicitMixture
-from avb.inference._npz import UNREADABLE, from_arrays, read_arrays, to_arrays, write_arrays
+from avb.inference._npz import UNREADABLE, Arrays, from_arrays, read_arrays, to_arrays, write_arrays
 from avb.inference._posterior import Approximation, Fit, Posterior
 from avb.inference._restarts import Agreement
+from avb.inference._row_fit import RowFit, RowIntegrals
+from avb.inference._source import Source
 from avb.inference._target import Target
 from avb.inference._verdict import Verdict
 
-FORMAT = 3
+FORMAT = 4
+ROWS = "rows_"
 
 
 def _frames_of(approximation: Approximation) -> Frames:
@@ -41,8 +44,12 @@ def write(path: str | os.PathLike, posterior: Posterior) -> None:
         "importance": dataclasses.asdict(posterior.importance) if has_density else None,
         "verdict": dataclasses.asdict(posterior.verdict),
         "fit": dataclasses.asdict(posterior.fit),
+        "rows": dataclasses.asdict(posterior.rows.integrals) if posterior.rows else None,
     }
-    write_arrays(path, to_arrays(posterior.approximation), about)
+    arrays = to_arrays(posterior.approximation)
+    if posterior.rows is not None:
+        arrays |= {ROWS + name: array for name, array in posterior.rows.arrays.items()}
+    write_arrays(path, arrays, about)
 
 
 def _like(method: MethodName, count: int, dim: int) -> Approximation:
@@ -62,8 +69,20 @@ def _fit(about: dict) -> Fit:
     return Fit(**{**about, "weights": tuple(about["weights"]), "agreement": agreement})
 
 
-def read(path: str | os.PathLike, target: Target | None) -> Posterior:
+def _rows(arrays: Arrays, about: dict | None, source: Source | None) -> RowFit | None:
+    if about is None:
+        return None
+    own = {name.removeprefix(ROWS): array for name, array in arrays.items() if ROWS in name}
+    return RowFit(own, RowIntegrals(**about), None).with_source(source)
+
+
+def read(path: str | os.PathLike, target: Target | None, source: Source | None = None) -> Posterior:
     """The posterior in a file that :func:`write` made.
+
+    Args:
+        path: The file.
+        target: The model; ``None`` where there is none.
+        source: Its data, where it has a subsampled plate.
 
     Raises:
         RunError: No such file, or another's; or one of another version.
@@ -88,15 +107,18 @@ def read(path: str | os.PathLike, target: Target | None) -> Posterior:
     verdict = Verdict(about["verdict"]["converged"], tuple(about["verdict"]["reasons"]))
     elbo = None if about["elbo"] is None else Bracket(**about["elbo"])
     weights = None if about["importance"] is None else Importance(**about["importance"])
-    return Posterior(approximation, target, elbo, weights, verdict, fit)
+    rows = _rows(arrays, about["rows"], source)
+    return Posterior(approximation, target, elbo, weights, verdict, fit, rows)
 
 
 FINISHED = "posterior"
 
 
-def read_finished(journal: Journal, target: Target) -> Posterior | None:
+def read_finished(
+    journal: Journal, target: Target, source: Source | None = None
+) -> Posterior | None:
     """The posterior of a run that is done."""
-    return read(journal.path(FINISHED), target) if journal.has(FINISHED) else None
+    return read(journal.path(FINISHED), target, source) if journal.has(FINISHED) else None
 
 
 def finish(journal: Journal, posterior: Posterior) -> Posterior:

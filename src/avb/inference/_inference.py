@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array
 
 from avb._errors import ConfigError
 from avb._types import Key
@@ -23,7 +24,7 @@ from avb.inference._numpyro import numpyro_target
 from avb.inference._posterior import Fit, Posterior
 from avb.inference._restarts import refine_all, start_mixtures
 from avb.inference._rounds import refine
-from avb.inference._source import Source, find_source
+from avb.inference._source import NOTHING_TO_ENCODE, RowSettings, Source, find_source
 from avb.inference._target import Target, density_functions
 from avb.inference._verdict import UNJUDGED, judge
 
@@ -45,6 +46,11 @@ class Inference:
         starts: Gaussian fits a round, from which the modes are found.
         max_steps: Training steps of a round after which to give up on a bound that still rises;
             there are at most three rounds, each finer than the one before.
+        encoder: Of a model with latent sites inside its subsampled plate: features, a vector, of
+            one row's entry of each array among the model's arguments that has rows, those in
+            memory first; any function, or an Equinox module, which is trained. By default a fully
+            connected network of all their numbers.
+        row_draws: Points of the integral over the latents of each such row, a power of two.
 
     Raises:
         ConfigError: The model is no function, the method unknown, or a number out of range.
@@ -59,6 +65,8 @@ class Inference:
         restarts: int = 1,
         starts: int = 16,
         max_steps: int = 6000,
+        encoder: Callable[..., Array] | None = None,
+        row_draws: int = 32,
     ):
         if not callable(model):
             raise ConfigError(f"model: expected a function, got {type(model).__name__}")
@@ -66,28 +74,40 @@ class Inference:
         for name, value in sizes.items():
             if value is not None and value < 1:
                 raise ConfigError(f"{name}: expected at least 1, got {value}")
+        if row_draws < 2 or row_draws & (row_draws - 1):
+            raise ConfigError(f"row_draws: expected a power of two above 1, got {row_draws}")
+        if encoder is not None and not callable(encoder):
+            raise ConfigError(f"encoder: expected a function, got {type(encoder).__name__}")
         check_method(method)
         if restarts > 1 and method != "self":
             raise ConfigError(f"restarts with method {method!r}: expected 1, got {restarts}")
         self.method: MethodName = method
         self.model, self.dim = model, dim
         self.restarts, self.starts, self.max_steps = restarts, starts, max_steps
+        self.row_settings = RowSettings(encoder, row_draws)
         self._cache: dict = {}
 
     def target(self, *args: Any, **kwargs: Any) -> Target:
         """The log density that :meth:`run` with the same arguments approximates."""
+        source = self.source(*args, **kwargs)
+        if source is not None:
+            return source.target()
         if self.dim is None:
-            source = self._source(args, kwargs)
-            if source is not None:
-                return source.target()
             return numpyro_target(self.model, args, kwargs, self._cache)
         if "density" not in self._cache:
             self._cache["density"] = density_functions(self.model)
         return Target((args, kwargs), self._cache["density"], self.dim)
 
-    def _source(self, args: tuple, kwargs: dict) -> Source | None:
-        """The rows of a model with a subsampled plate."""
-        return None if self.dim else find_source(self.model, args, kwargs, self._cache)
+    def source(self, *args: Any, **kwargs: Any) -> Source | None:
+        """The rows of a model with a subsampled plate; ``None`` of others."""
+        settings = self.row_settings
+        if self.dim is None:
+            source = find_source(self.model, args, kwargs, self._cache, settings)
+            if source is not None:
+                return source
+        if settings.encoder is not None:
+            raise ConfigError(NOTHING_TO_ENCODE)
+        return None
 
     def run(
         self,
@@ -115,7 +135,7 @@ class Inference:
             RunError: ``checkpoint_dir`` holds the run of another model, of other arguments or
                 settings, or other files; is in use, or cannot be written.
         """
-        source = self._source(args, kwargs)
+        source = self.source(*args, **kwargs)
         if source is not None:
             self._check_minibatches()
             probed = Target(source.target().arguments, source.estimate, source.dim)
@@ -150,6 +170,7 @@ class Inference:
         return {
             "key": key_in_words(key),
             **{name: str(getattr(self, name)) for name in settings},
+            "row_draws": str(self.row_settings.draws),
             "dimension": str(target.dim),
             "precision": jnp.result_type(float).name,
             "version of avb": importlib.metadata.version("avb"),
@@ -250,4 +271,6 @@ def load(
         RunError: The file is missing, or no saved posterior of this version.
         ConfigError: The model has another dimension than the posterior.
     """
-    return read(path, None if inference is None else inference.target(*args, **kwargs))
+    if inference is None:
+        return read(path, None)
+    return read(path, inference.target(*args, **kwargs), inference.source(*args, **kwargs))

@@ -21,6 +21,8 @@ from avb.inference._npz import Arrays, numbered
 from avb.inference._passes import expand_all, log_densities, narrow
 from avb.inference._posterior import Fit, Posterior
 from avb.inference._rounds import refine_by
+from avb.inference._row_fit import RowFit, RowIntegrals, row_fit
+from avb.inference._row_training import fit_rows
 from avb.inference._source import Batch, Source, host_generator
 from avb.inference._stretches import Tell, Trained, Underway, train_by
 from avb.inference._target import Functions, Target
@@ -39,6 +41,10 @@ MAX_PASSES = 8
 # Radii of the posterior that a fit may still have moved after the last pass.
 SETTLED = 0.3
 MAX_ERROR = 0.05
+# Posterior sds that integrals over the latents of each row may have moved a mean by.
+MAX_SHIFT = 0.2
+# Draws that tell where the posterior is, to check those integrals there.
+CHECKS = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,8 +144,7 @@ def _some_steps(
 
 def minibatch_stretch(source: Source, target: Target, batch: int, components: int) -> Callable:
     """A stretch of training in which each step sees a random minibatch of its own."""
-    # A divisor, so that one program serves all chunks.
-    at_once = max(n for n in (1, 2, 5, 10, 25, 50, 100) if n <= source.at_once)
+    at_once = source.divisor_at_once
 
     def stretch(state: State, key: Key, rates: Array) -> tuple[State, Array]:
         key_rows, key_steps = jax.random.split(key)
@@ -177,13 +182,25 @@ def _numbers(
     return bounds, weights, float(np.median(log_p.errors))
 
 
-def _verdict(verdict: Verdict, found: Centred, error: float) -> Verdict:
+def _verdict(verdict: Verdict, found: Centred, error: float, rows: RowFit | None) -> Verdict:
     reasons = list(verdict.reasons)
     if not found.moved < SETTLED:
         reasons.append(f"the Gaussian start was still moving after {found.passes} passes")
     if not error < MAX_ERROR:
         reasons.append(f"the log density of a draw is known to ±{error:.2f} nats only")
+    reason = None if rows is None else row_reason(rows.integrals)
+    reasons += [] if reason is None else [reason]
     return Verdict(not reasons, tuple(reasons))
+
+
+def row_reason(found: RowIntegrals) -> str | None:
+    """What speaks against integrals over the latents of each row, if anything does."""
+    if found.shift < MAX_SHIFT:
+        return None
+    return (
+        f"integrals over the latents of each row by {found.draws} points may have moved a mean by "
+        f"{found.shift:.2f} posterior sds; give Inference more row_draws"
+    )
 
 
 def run_minibatches(
@@ -197,8 +214,10 @@ def run_minibatches(
 ) -> Posterior:
     """A posterior from minibatches; see :meth:`avb.Inference.run`."""
     keys = jax.random.split(key, 4)
+    if source.rows is not None:
+        source = fit_rows(source, jax.random.fold_in(key, 4), journal)
     found = find_centres(source, keys[0], starts, journal)
-    finished = read_finished(journal, found.target)
+    finished = read_finished(journal, found.target, source)
     if finished is not None:
         return finished
     frames, log_weights = weigh_fits(found.target, found.fits, keys[1])
@@ -226,5 +245,7 @@ def run_minibatches(
         modes_open=found.still_open,
     )
     fit = Fit.of_mixture(trained, starts=found.starts, failed=found.failed, seconds=0.0)
-    verdict = _verdict(verdict, found, errors[-1])
-    return Posterior(trained.mixture, found.target, bounds, weights, verdict, fit)
+    z = jax.vmap(trained.mixture.sample)(jax.random.split(jax.random.fold_in(key, 5), CHECKS))
+    rows = row_fit(source, z, jax.random.fold_in(key, 6))
+    verdict = _verdict(verdict, found, errors[-1], rows)
+    return Posterior(trained.mixture, found.target, bounds, weights, verdict, fit, rows)

@@ -52,20 +52,40 @@ class Fixed:
 
 
 @dataclasses.dataclass(frozen=True)
+class LocalSite:
+    """A latent site inside the subsampled plate.
+
+    Attributes:
+        name: Of the site.
+        shape: Of a minibatch's unconstrained values.
+        axis: Of that shape, the plate's.
+        dim: The plate's axis as NumPyro counts it, from the right of the batch axes.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    axis: int
+    dim: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Layout:
     """What one look at a model's trace tells.
 
     Attributes:
-        unconstrained: Shape and type of each continuous latent site, unconstrained.
+        unconstrained: Shape and type of each continuous latent site that all rows share,
+            unconstrained.
         discrete: Names of the latent sites to sum out.
         plates: How many plates are nested, at most.
         by_row: Names of the deterministic sites that have a value for each row of a minibatch.
+        local: The latent sites that have one, in order.
     """
 
     unconstrained: dict[str, jax.ShapeDtypeStruct]
     discrete: tuple[str, ...]
     plates: int
     by_row: tuple[str, ...] = ()
+    local: tuple[LocalSite, ...] = ()
 
     @property
     def dim(self) -> int:
@@ -87,11 +107,11 @@ def _check_site(site: dict, subsampled: set[str]) -> None:
     if kind != "sample" or site["is_observed"]:
         return
     local = _plates(site) & subsampled
-    if local:
+    if local and site["fn"].support.is_discrete:
         raise ConfigError(
-            f"site '{name}': expected no latent site inside the subsampled plate "
-            f"'{local.pop()}', got one for each row; sum or integrate it out, or leave "
-            "subsample_size out"
+            f"site '{name}': expected continuous latent sites inside the subsampled plate "
+            f"'{local.pop()}', got a discrete one; sum it out by hand (dist.MixtureSameFamily), "
+            "or leave subsample_size out"
         )
     if isinstance(site["fn"], dist.Delta):
         raise ConfigError(
@@ -130,7 +150,7 @@ def look(model: Model, args: tuple, kwargs: dict) -> Layout:
     def unconstrained(key, args, kwargs):
         start = handlers.substitute(handlers.seed(model, key), substitute_fn=init_to_uniform())
         sites = handlers.trace(start).get_trace(*args, **kwargs)
-        latent, discrete, by_row, dims = {}, [], [], [0]
+        latent, local, discrete, by_row, dims = {}, [], [], [], [0]
         subsampled = set(model.seen) if isinstance(model, Minibatch) else set()
         for name, site in sites.items():
             _check_site(site, subsampled)
@@ -144,15 +164,34 @@ def look(model: Model, args: tuple, kwargs: dict) -> Layout:
                 continue
             try:
                 with helpful_support_errors(site):
-                    latent[name] = biject_to(site["fn"].support).inv(site["value"])
+                    transform = biject_to(site["fn"].support)
+                    value = transform.inv(site["value"])
             except (ValueError, NotImplementedError) as error:
                 raise ConfigError(f"site '{name}': {error}") from error
-        found.update(discrete=tuple(discrete), plates=max(dims), by_row=tuple(by_row))
+            inside = [f for f in site["cond_indep_stack"] if f.name in subsampled]
+            if inside:
+                axis = value.ndim - transform.domain.event_dim + inside[0].dim
+                local.append(LocalSite(name, value.shape, axis, inside[0].dim))
+            else:
+                latent[name] = value
+        if local and discrete:
+            raise ConfigError(
+                f"discrete latent sites {', '.join(map(repr, discrete))}: expected none beside "
+                f"latent sites inside a subsampled plate ('{local[0].name}'), got some; sum them "
+                "out by hand (dist.MixtureSameFamily)"
+            )
+        found.update(
+            discrete=tuple(discrete), plates=max(dims), by_row=tuple(by_row), local=tuple(local)
+        )
         return latent
 
     shapes = jax.eval_shape(lambda key: unconstrained(key, args, kwargs), jax.random.key(0))
     if not shapes:
-        raise ConfigError("model: expected at least one continuous latent site, got none")
+        raise ConfigError(
+            "model: expected at least one continuous latent site"
+            + (" outside the subsampled plate" if found["local"] else "")
+            + ", got none"
+        )
     return Layout(shapes, **found)
 
 

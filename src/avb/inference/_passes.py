@@ -10,22 +10,28 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from avb._types import Key
 from avb.inference._expansion import Centres, Corrected, Expansion, expand
-from avb.inference._source import Batch, Source, host_generator
+from avb.inference._source import Batch, Source
 from avb.inference._target import Functions
 
 # Rows that final numbers take in; of more, that many at random.
 MEASURED_ROWS = 1 << 17
+# The same where each row's term is an integral.
+MEASURED_ROWS_INTEGRATED = 1 << 13
 # Rows times draws whose terms are held at once.
 TERMS_AT_ONCE = 1 << 21
 
 
 @eqx.filter_jit
 def _expand_some(
-    estimate: Functions, arrays: list, batches: Batch, weights: Array | np.ndarray, centres: Centres
+    estimate: Functions,
+    arrays: PyTree,
+    batches: Batch,
+    weights: Array | np.ndarray,
+    centres: Centres,
 ) -> Expansion:
     def add(total: Expansion, given: tuple[Array | np.ndarray, Batch]):
         weight, batch = given
@@ -77,7 +83,7 @@ class LogDensities(NamedTuple):
 @eqx.filter_jit
 def _remainders(
     estimate: Functions,
-    arrays: list,
+    arrays: PyTree,
     batches: Batch,
     weights: Array | np.ndarray,
     centres: Centres,
@@ -115,13 +121,12 @@ def log_densities(
     """
     batch = source.plate.batch
     total, squares, rows = 0.0, 0.0, source.plate.size
-    exact = source.plate.size <= MEASURED_ROWS
+    most = MEASURED_ROWS if source.rows is None else MEASURED_ROWS_INTEGRATED
+    exact = source.plate.size <= most
     with jax.enable_x64(True):  # noqa: FBT003
         wide, points, expansion = _wide(centres), _wide(z), _wide(whole)
-        at_once = max(1, TERMS_AT_ONCE // batch)
-        chunks = source.partition() if exact else _some(source, key)
-        count = -(-MEASURED_ROWS // batch)
-        for batches, weights in chunks:
+        at_once = max(1, TERMS_AT_ONCE // (batch * source.draws))
+        for batches, weights in source.some(most, key):
             part = _remainders(
                 source.estimate, source.arrays, batches, weights, wide, points, at_once
             )
@@ -129,17 +134,9 @@ def log_densities(
         quadratic = np.asarray(_quadratic(wide, expansion, points))
     if exact:
         return LogDensities(quadratic + total, np.zeros_like(quadratic), rows)
+    count = -(-most // batch)
     variance = np.maximum(squares - total**2, 0.0) / max(count - 1, 1)
     return LogDensities(quadratic + total, np.sqrt(variance), count * batch)
-
-
-def _some(source: Source, key: Key):
-    """Random minibatches of ``MEASURED_ROWS`` rows, in chunks of equal weights."""
-    count = -(-MEASURED_ROWS // source.plate.batch)
-    generator = host_generator(key)
-    for start in range(0, count, source.at_once):
-        alive = np.arange(start, start + source.at_once) < count
-        yield source.random(generator, source.at_once), np.where(alive, 1.0 / count, 0.0)
 
 
 @eqx.filter_jit

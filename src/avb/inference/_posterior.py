@@ -11,7 +11,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from avb._errors import ConfigError
 from avb._types import Key, Latent
@@ -21,6 +21,7 @@ from avb.inference._methods import MethodName, as_model, no_data
 from avb.inference._mixture import ImplicitMixture
 from avb.inference._resample import choose, warn_if_untrusted
 from avb.inference._restarts import Agreement
+from avb.inference._row_fit import RowFit, sample_rows
 from avb.inference._stretches import Trained
 from avb.inference._summary import as_text, summary_rows
 from avb.inference._target import Sites, Target
@@ -134,6 +135,7 @@ class Posterior:
         verdict: Whether it converged, and why not.
         fit: How it came about.
         approximation: q(z) over the unconstrained vector z.
+        rows: The proposal for the latents of each row, where they have some; else ``None``.
     """
 
     def __init__(
@@ -144,12 +146,14 @@ class Posterior:
         importance: Importance | None,
         verdict: Verdict,
         fit: Fit,
+        rows: RowFit | None = None,
     ):
         self.approximation = approximation
         self._elbo = elbo
         self._importance = importance
         self.verdict = verdict
         self.fit = fit
+        self.rows = rows
         self._target = target
 
     @property
@@ -286,6 +290,32 @@ class Posterior:
         sites = of_all(target.functions.constrain, target, flat)
         return {k: v.reshape(*sample_shape, *v.shape[1:]) for k, v in sites.items()}
 
+    def sample_rows(self, key: Key, rows: ArrayLike, sample_shape: tuple[int, ...] = ()) -> Sites:
+        """Draws of the latent sites inside the subsampled plate, with those of all others.
+
+        Args:
+            key: PRNG key.
+            rows: Indices of the rows that are wanted, shape ``(r,)``.
+            sample_shape: Shape of the sample.
+
+        Returns:
+            Constrained sites by name; those of the rows have shape ``(*sample_shape, r, …)``.
+
+        Raises:
+            ConfigError: The model has no such sites, the posterior was loaded without the model
+                and its data, or there is no such row.
+        """
+        if self.rows is None:
+            raise ConfigError(
+                "sample_rows: expected a model with latent sites inside a subsampled plate, got "
+                "one without; use sample"
+            )
+        key_shared, key_rows = jax.random.split(key)
+        shared = self.sample(key_shared, sample_shape)
+        z = self.sample_unconstrained(key_shared, sample_shape).reshape(-1, self.approximation.dim)
+        own = sample_rows(self.rows, z, np.asarray(rows), key_rows)
+        return shared | {k: v.reshape(*sample_shape, *v.shape[1:]) for k, v in own.items()}
+
     def summary(self) -> list[dict[str, Any]]:
         """Mean, sd and quantiles of every scalar, from a fixed set of draws."""
         return summary_rows(self.sample(jax.random.key(0), (SUMMARY_DRAWS,)))
@@ -310,6 +340,7 @@ class Posterior:
             + ", ".join(f"{w:.3f}" for w in self.fit.weights)
             + f"; {self.fit.steps} steps, {self.fit.seconds:.1f} s",
             *([str(self.fit.agreement)] if self.fit.agreement else []),
+            *([str(self.rows.integrals)] if self.rows else []),
             str(self.verdict),
         ]
         return "\n".join(([self._table, ""] if self._target is not None else []) + lines)

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from avb._errors import ConfigError
 from avb._types import Key, Latent, Scalar
+from avb.densities._points import even_points
 from avb.inference._expansion import Corrected
 from avb.inference._numpyro import (
     ARRAYS,
@@ -22,10 +23,14 @@ from avb.inference._numpyro import (
     look,
     numpyro_functions,
 )
+from avb.inference._row_model import RowModel
+from avb.inference._row_proposal import RowEncoder, RowIntegral, RowIntegrator, RowProposal
 from avb.inference._rows import WAY_OUT, Minibatch, Rows, Subsample, WholeError, release
 from avb.inference._target import Functions, Sites, Target
 
 PILOT_ROWS = 4096
+# The same where each row's term is an integral.
+PILOT_ROWS_INTEGRATED = 1024
 CHUNK_BYTES = 16e6
 
 
@@ -48,19 +53,22 @@ class Source:
     Attributes:
         plate: The subsampled plate.
         dim: Number of latent dimensions d.
-        arrays: Arguments of the model that are in memory, and whole on the device.
+        arrays: Arguments of the model that are in memory, and whole on the device; with those of
+            the integral over each row's latents if it has some.
         mapped: Arguments that are memory-mapped.
         estimate: Functions whose arguments are the arrays and one :class:`Batch`; their log
             density is an unbiased estimate of the model's.
         surrogate: Functions whose arguments are :class:`~avb.inference._expansion.Corrected`.
+        rows: Integrates the latents of each row out; ``None`` if it has none.
     """
 
     plate: Subsample
     dim: int
-    arrays: list[Array]
+    arrays: list[Array] | tuple[list[Array], RowIntegral]
     mapped: tuple[np.ndarray, ...]
     estimate: Functions
     surrogate: Functions
+    rows: RowIntegrator | None = None
 
     def batches(self, index: Int[np.ndarray, "m b"]) -> Batch:
         """The rows of several minibatches, read into memory."""
@@ -79,6 +87,16 @@ class Source:
     def _most(self) -> int:
         return -(-self.plate.size // self.plate.batch) + 1
 
+    @property
+    def draws(self) -> int:
+        """Points at which each row's term is evaluated: of the integral, if there is one."""
+        return self.arrays[1].points.shape[0] if isinstance(self.arrays, tuple) else 1
+
+    @property
+    def divisor_at_once(self) -> int:
+        """As many, or fewer: a divisor of 100, so that one program serves all chunks."""
+        return max(n for n in (1, 2, 5, 10, 25, 50, 100) if n <= self.at_once)
+
     def random(self, generator: np.random.Generator, count: int) -> Batch:
         """Minibatches of rows drawn independently, with replacement."""
         shape = (count, self.plate.batch)
@@ -88,7 +106,8 @@ class Source:
     def pilot(self, generator: np.random.Generator) -> Batch:
         """Minibatches of some thousands of rows, none twice."""
         batch = self.plate.batch
-        count = max(1, min(PILOT_ROWS, self.plate.size) // batch)
+        most = PILOT_ROWS if self.rows is None else PILOT_ROWS_INTEGRATED
+        count = max(1, min(most, self.plate.size) // batch)
         rows = generator.choice(self.plate.size, count * batch, replace=False, shuffle=False)
         return self.batches(np.sort(rows).reshape(count, batch))
 
@@ -109,6 +128,17 @@ class Source:
             if rest:
                 weights = np.where(which == full + 1, -(batch - rest) / size, weights)
             yield self.batches(index), weights
+
+    def some(self, most: int, key: Key) -> Iterator[tuple[Batch, Float[np.ndarray, " m"]]]:
+        """All rows as in :meth:`partition`; of more than ``most``, that many at random."""
+        if self.plate.size <= most:
+            yield from self.partition()
+            return
+        count = -(-most // self.plate.batch)
+        generator = host_generator(key)
+        for start in range(0, count, self.at_once):
+            alive = np.arange(start, start + self.at_once) < count
+            yield self.random(generator, self.at_once), np.where(alive, 1.0 / count, 0.0)
 
     def target(self) -> Target:
         """The sites of the model; its log density is one of all rows, and is not had."""
@@ -141,6 +171,10 @@ def _surrogate_functions(estimate: Functions) -> Functions:
     return Functions(log_density, constrain, log_terms)
 
 
+NOTHING_TO_ENCODE = (
+    "encoder: expected a model with latent sites inside a subsampled plate, got one without; "
+    "leave encoder out"
+)
 LOOKS = (
     "model: expected one that does not look at the values of its arrays, which change from "
     "minibatch to minibatch; give sizes as numbers"
@@ -212,7 +246,22 @@ def _joiner(
     return join
 
 
-def find_source(model: Model, args: tuple, kwargs: dict, cache: dict) -> Source | None:
+@dataclasses.dataclass(frozen=True)
+class RowSettings:
+    """How the latents of each row are integrated out.
+
+    Attributes:
+        encoder: Features of one row; ``None`` for :class:`RowEncoder`.
+        draws: Points for each row.
+    """
+
+    encoder: Callable | None = None
+    draws: int = 32
+
+
+def find_source(
+    model: Model, args: tuple, kwargs: dict, cache: dict, settings: RowSettings
+) -> Source | None:
     """The data of a model with a subsampled plate; ``None`` if it has none.
 
     Args:
@@ -220,6 +269,7 @@ def find_source(model: Model, args: tuple, kwargs: dict, cache: dict) -> Source 
         args: Its positional arguments; ``np.memmap`` arrays are read by rows.
         kwargs: Its keyword arguments.
         cache: Functions made before, by the shapes of the arguments; new ones are added.
+        settings: For the latents of each row, if it has some.
 
     Raises:
         ConfigError: A site that cannot be inferred from minibatches, or a memory-mapped array
@@ -233,8 +283,7 @@ def find_source(model: Model, args: tuple, kwargs: dict, cache: dict) -> Source 
     shapes = tuple((leaf.shape, leaf.dtype.name) for leaf in [*mapped, *arrays])
     signature = ("rows", structure, fixed, tuple(kinds), shapes)
     if signature in cache:
-        plate, dim, estimate, surrogate = cache[signature]
-        return Source(plate, dim, arrays, mapped, estimate, surrogate)
+        return _with_data(cache[signature], arrays, mapped, settings)
     found = _plate(model, structure, leaves)
     if found is None:
         return None
@@ -250,11 +299,54 @@ def find_source(model: Model, args: tuple, kwargs: dict, cache: dict) -> Source 
         return Minibatch(model, rows, index)(*args, **kwargs)
 
     like = [np.broadcast_to(np.zeros((), a.dtype), a.shape) for a in mapped]
-    estimate = numpyro_functions(of_rows, layout, _joiner(structure, kinds, fixed, like))
+    join = _joiner(structure, kinds, fixed, like)
+    estimate = numpyro_functions(of_rows, layout, join)
     source = Source(plate, layout.dim, arrays, mapped, estimate, _surrogate_functions(estimate))
     _check_traced(source)
-    cache[signature] = plate, source.dim, estimate, source.surrogate
-    return source
+    if layout.local:
+        source = _integrated(source, RowModel(of_rows, layout, plate, join), settings)
+    elif settings.encoder is not None:
+        raise ConfigError(NOTHING_TO_ENCODE)
+    # Without the data, which the functions outlive.
+    cache[signature] = dataclasses.replace(source, arrays=[], mapped=())
+    return _with_data(cache[signature], arrays, mapped, settings)
+
+
+def _integrated(source: Source, model: RowModel, settings: RowSettings) -> Source:
+    """The source with the latents of each row integrated out; without its data."""
+    model.check(source.target().arguments)
+    rows = RowIntegrator(model, _proposal(source, model, settings))
+    plain = source.estimate
+
+    def without(function: Callable[[PyTree, Latent], Sites]) -> Callable:
+        return lambda arguments, z: function((arguments[0][0], arguments[1]), z)
+
+    estimate = Functions(rows.log_density, without(plain.constrain), without(plain.log_terms))
+    surrogate = _surrogate_functions(estimate)
+    return dataclasses.replace(source, estimate=estimate, surrogate=surrogate, rows=rows)
+
+
+def _with_data(
+    made: Source, arrays: list[Array], mapped: tuple[np.ndarray, ...], settings: RowSettings
+) -> Source:
+    source = dataclasses.replace(made, arrays=arrays, mapped=mapped)
+    if source.rows is None:
+        return source
+    proposal = _proposal(source, source.rows.model, settings)
+    points = jnp.asarray(even_points(settings.draws, source.rows.model.dim))
+    seed = jax.random.key_data(jax.random.key(0))
+    integral = RowIntegral(eqx.filter(proposal, eqx.is_array), points, seed)
+    return dataclasses.replace(source, arrays=(arrays, integral))
+
+
+def _proposal(source: Source, model: RowModel, settings: RowSettings) -> RowProposal:
+    """One that knows of the data no more than how large they are."""
+    pilot = source.pilot(np.random.default_rng(0))
+    flat = jax.tree.map(lambda leaf: jnp.asarray(leaf.reshape(-1, *leaf.shape[2:])), pilot)
+    sample = tuple(np.asarray(part) for part in model.data((source.arrays, flat)))
+    encoder = settings.encoder or RowEncoder(sample, key=jax.random.key(0))
+    entry = tuple(jax.ShapeDtypeStruct(part.shape[1:], part.dtype) for part in sample)
+    return RowProposal(encoder, row=entry, dim=model.dim, shared=source.dim, key=jax.random.key(1))
 
 
 def _check_traced(source: Source) -> None:
