@@ -13,8 +13,9 @@ import scipy.stats as st
 from avb import ConfigError, Inference
 from avb.inference import load
 from avb.inference._expansion import Centres, Corrected, Expansion, expand
+from avb.inference._find_source import RowSettings, find_source
 from avb.inference._passes import expand_all, log_densities
-from avb.inference._source import Batch, RowSettings, Source, find_source
+from avb.inference._source import Batch, Source
 
 ROWS, BATCH = 2_530, 100
 SLOPES = np.array([0.7, -1.2])

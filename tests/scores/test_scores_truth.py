@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from experiments._critics import draws, relative
-from experiments.closed_form import known_mixture
+from experiments._linear_gaussian import known_mixture
 
 from avb import ConfigError, DataError
 from avb.densities import FullGaussian

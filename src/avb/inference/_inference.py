@@ -12,6 +12,7 @@ from jaxtyping import Array
 from avb._errors import ConfigError
 from avb._types import Key
 from avb.inference._files import finish, read, read_finished
+from avb.inference._find_source import NOTHING_TO_ENCODE, RowSettings, find_source
 from avb.inference._framed import FramedSampler
 from avb.inference._identity import arguments_in_words, key_in_words, model_in_words
 from avb.inference._journal import Journal, open_journal
@@ -24,7 +25,7 @@ from avb.inference._numpyro import numpyro_target
 from avb.inference._posterior import Fit, Posterior
 from avb.inference._restarts import refine_all, start_mixtures
 from avb.inference._rounds import refine
-from avb.inference._source import NOTHING_TO_ENCODE, RowSettings, Source, find_source
+from avb.inference._source import Source
 from avb.inference._target import Target, density_functions
 from avb.inference._verdict import UNJUDGED, judge
 
