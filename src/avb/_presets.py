@@ -27,6 +27,8 @@ from avb.posteriors import (
 CONTRAST_DRAWS = 4
 # Without one, posteriors in many dimensions fold into sheets that no critic sees.
 FLOOR = 0.3
+# Of a network beside a floor: with four times as much it outgrows the floor in long trainings.
+REACH = 1.0
 
 
 def _split(architecture: Architecture, key: Key) -> tuple:
@@ -98,7 +100,8 @@ def avb_adaptive(architecture: Architecture, *, floor: float = FLOOR, key: Key) 
     Args:
         architecture: Networks and likelihood.
         floor: Gaussian noise added to the posterior's draws, in units of its scales, in place of
-            half of the noise that the network bends; see :class:`ImplicitPosterior`.
+            half of the noise that the network bends; the network may then move a draw by one
+            such unit, and by four without a floor; see :class:`ImplicitPosterior`.
         key: PRNG key.
 
     References:
@@ -106,8 +109,9 @@ def avb_adaptive(architecture: Architecture, *, floor: float = FLOOR, key: Key) 
         the contrast's moments are taken at fixed noise instead of at random draws.
     """
     model, encoder, shapes, key_posterior, _, key_critic = _split(architecture, key)
-    bent = architecture.latent_dim if floor else 2 * architecture.latent_dim
-    posterior = ImplicitPosterior(encoder, **shapes, noise_dim=bent, floor=floor, key=key_posterior)
+    if floor:
+        shapes |= {"noise_dim": architecture.latent_dim, "floor": floor, "reach": REACH}
+    posterior = ImplicitPosterior(encoder, **shapes, key=key_posterior)
     contrast = AnchoredMomentContrast(posterior.noise_size)
     critic = ResidualCritic(architecture.width, architecture.latent_dim, key=key_critic)
     return Method(

@@ -1,5 +1,7 @@
 """How thick a posterior is: closed forms, and what a floor does."""
 
+import math
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -65,9 +67,10 @@ def test_a_wave_is_as_thick_as_the_noise_across_it(across, key):
     assert found < 2 * across
 
 
-def strongly_bent(floor: float, key) -> ImplicitPosterior:
-    posterior = ImplicitPosterior(ENCODER, **SHAPES, noise_dim=2, floor=floor, key=key)
-    return eqx.tree_at(lambda p: p.network.layers[-1].weight, posterior, 30 * jnp.ones((2, 128)))
+def strongly_bent(floor: float, key, reach: float = 4.0, weight: float = 30.0) -> ImplicitPosterior:
+    posterior = ImplicitPosterior(ENCODER, **SHAPES, noise_dim=2, floor=floor, reach=reach, key=key)
+    weights = weight * jax.random.normal(jax.random.fold_in(key, 1), (2, 128))
+    return eqx.tree_at(lambda p: p.network.layers[-1].weight, posterior, weights)
 
 
 def test_a_floor_adds_noise_to_any_bend(key):
@@ -112,6 +115,21 @@ def test_what_cannot_be_measured_is_named(key):
     with pytest.raises(ConfigError) as caught:
         ImplicitPosterior(ENCODER, **SHAPES, floor=-0.1, key=key)
     assert str(caught.value) == "floor of an implicit posterior: expected zero or more, got -0.1"
+    with pytest.raises(ConfigError) as caught:
+        ImplicitPosterior(ENCODER, **SHAPES, reach=0.0, key=key)
+    assert str(caught.value) == "reach of an implicit posterior: expected above zero, got 0.0"
+
+
+def test_little_reach_keeps_the_floor_a_share_of_the_spread(key):
+    """The floor is 0.5 of scales beyond which each coordinate spreads by 1 + reach at most."""
+    wide, near = (strongly_bent(0.5, key, reach, 1000.0) for reach in (4.0, 0.5))
+    thin, thick = (thickness(posterior, DATA, key=key) for posterior in (wide, near))
+    assert thin < 0.9 * thick
+    assert thick > 0.5 / math.sqrt(2 * (1.5**2 + 0.5**2))
+    z = near.transform(near.encoder(jnp.asarray(DATA[0])), jnp.asarray([0.7, -0.2]))
+    frame = near.frame(near.encoder(jnp.asarray(DATA[0])))
+    moved = frame.whiten(z) - jnp.asarray([0.7, -0.2])
+    assert float(jnp.max(jnp.abs(moved))) <= 0.5 + 1e-6
 
 
 @pytest.mark.parametrize("missed", [0.0, 1.0])

@@ -208,6 +208,17 @@ def test_an_integral_that_is_wrong_is_told(data, key):
     assert _minibatch.row_reason(RowIntegrals(32, 0.1, 0.01, 0.9)) is None
 
 
+def test_points_are_added_until_they_are_enough(data, key, monkeypatch):
+    """With a proposal that is hardly fitted: more than at first, and no more than is allowed."""
+    monkeypatch.setattr(_row_training, "STEPS", 20)
+    for most, expected in ((None, (64, 256)), (32, (32, 32))):
+        source = Inference(linear, row_draws=most).source(*data)
+        monkeypatch.setattr(_row_training, "ENOUGH", 1e-3)
+        fitted = fit_rows(source, key, Journal(None))
+        assert expected[0] <= fitted.draws <= expected[1]
+        assert fitted.arrays[1].points.shape == (fitted.draws, 1)
+
+
 class Shared(eqx.Module):
     """An encoder of one's own, with parameters."""
 

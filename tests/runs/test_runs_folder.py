@@ -118,7 +118,7 @@ def test_another_format(run_dir: Path):
     path = run_dir / "config.json"
     path.write_text(json.dumps({"format": 7, "avb": "9.0"}))
     message = (
-        f"{run_dir} was written in format 7 by avb 9.0: expected format 4; use that version of "
+        f"{run_dir} was written in format 7 by avb 9.0: expected format 5; use that version of "
         "avb, or train again into another folder"
     )
     with refused(message):

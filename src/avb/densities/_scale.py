@@ -19,9 +19,9 @@ def bounded_log_scale(raw: Float[Array, "..."]) -> Float[Array, "..."]:
     return LOG_SCALE_MAX - jax.nn.softplus(LOG_SCALE_MAX - lifted)
 
 
-def bounded_shift(raw: Float[Array, "..."]) -> Float[Array, "..."]:
-    """A smooth clip to ``(−MAX_SHIFT, MAX_SHIFT)``, the identity near zero."""
-    return MAX_SHIFT * jnp.tanh(raw / MAX_SHIFT)
+def bounded_shift(raw: Float[Array, "..."], reach: float = MAX_SHIFT) -> Float[Array, "..."]:
+    """A smooth clip to ``(−reach, reach)``, the identity near zero."""
+    return reach * jnp.tanh(raw / reach)
 
 
 def bounded_scale(raw: Float[Array, "..."]) -> Float[Array, "..."]:

@@ -46,6 +46,7 @@ def _surrogate_functions(estimate: Functions) -> Functions:
     return Functions(log_density, constrain, log_terms)
 
 
+FEWEST_DRAWS, MOST_DRAWS = 32, 256
 NOTHING_TO_ENCODE = (
     "encoder: expected a model with latent sites inside a subsampled plate, got one without; "
     "leave encoder out"
@@ -127,11 +128,11 @@ class RowSettings:
 
     Attributes:
         encoder: Features of one row; ``None`` for :class:`RowEncoder`.
-        draws: Points for each row.
+        draws: Points for each row; ``None`` for as many as it takes, in powers of two.
     """
 
     encoder: Callable | None = None
-    draws: int = 32
+    draws: int | None = None
 
 
 def find_source(
@@ -190,7 +191,8 @@ def find_source(
 def _integrated(source: Source, model: RowModel, settings: RowSettings) -> Source:
     """The source with the latents of each row integrated out; without its data."""
     model.check(source.target().arguments)
-    rows = RowIntegrator(model, _proposal(source, model, settings))
+    most = settings.draws or MOST_DRAWS
+    rows = RowIntegrator(model, _proposal(source, model, settings), most)
     plain = source.estimate
 
     def without(function: Callable[[PyTree, Latent], Sites]) -> Callable:
@@ -208,7 +210,7 @@ def _with_data(
     if source.rows is None:
         return source
     proposal = _proposal(source, source.rows.model, settings)
-    points = jnp.asarray(even_points(settings.draws, source.rows.model.dim))
+    points = jnp.asarray(even_points(settings.draws or FEWEST_DRAWS, source.rows.model.dim))
     seed = jax.random.key_data(jax.random.key(0))
     integral = RowIntegral(eqx.filter(proposal, eqx.is_array), points, seed)
     return dataclasses.replace(source, arrays=(arrays, integral))

@@ -51,7 +51,8 @@ class Inference:
             one row's entry of each array among the model's arguments that has rows, those in
             memory first; any function, or an Equinox module, which is trained. By default a fully
             connected network of all their numbers.
-        row_draws: Points of the integral over the latents of each such row, a power of two.
+        row_draws: Points of the integral over the latents of each such row, a power of two; by
+            default as many from 32 to 256 as it takes that more would hardly move a mean.
 
     Raises:
         ConfigError: The model is no function, the method unknown, or a number out of range.
@@ -67,7 +68,7 @@ class Inference:
         starts: int = 16,
         max_steps: int = 6000,
         encoder: Callable[..., Array] | None = None,
-        row_draws: int = 32,
+        row_draws: int | None = None,
     ):
         if not callable(model):
             raise ConfigError(f"model: expected a function, got {type(model).__name__}")
@@ -75,7 +76,7 @@ class Inference:
         for name, value in sizes.items():
             if value is not None and value < 1:
                 raise ConfigError(f"{name}: expected at least 1, got {value}")
-        if row_draws < 2 or row_draws & (row_draws - 1):
+        if row_draws is not None and (row_draws < 2 or row_draws & (row_draws - 1)):
             raise ConfigError(f"row_draws: expected a power of two above 1, got {row_draws}")
         if encoder is not None and not callable(encoder):
             raise ConfigError(f"encoder: expected a function, got {type(encoder).__name__}")

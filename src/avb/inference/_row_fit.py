@@ -11,7 +11,6 @@ from jaxtyping import Array, Float, Int
 
 from avb._errors import ConfigError
 from avb._types import Key, Latent, Scalar
-from avb.densities._points import even_points
 from avb.inference._npz import Arrays, from_arrays, to_arrays
 from avb.inference._row_proposal import RowIntegral, RowIntegrator
 from avb.inference._source import Batch, Source
@@ -74,12 +73,6 @@ class RowFit:
         )
 
 
-def _finer(integral: RowIntegral, key: Key) -> RowIntegral:
-    count, dim = integral.points.shape
-    points = jnp.asarray(even_points(FINER * count, dim))
-    return dataclasses.replace(integral, points=points, seed=jax.random.key_data(key))
-
-
 @eqx.filter_jit
 def _difference(
     rows: RowIntegrator,
@@ -118,7 +111,7 @@ def check_integrals(source: Source, z: Float[Array, "s d"], key: Key) -> RowInte
     assert source.rows is not None
     arrays, integral = source.arrays
     key_points, key_rows = jax.random.split(key)
-    both = integral, _finer(integral, key_points)
+    both = integral, integral.refined(FINER, jax.random.key_data(key_points))
     total = None
     for batches, weights in source.some(CHECKED_ROWS, key_rows):
         part = _difference(source.rows, arrays, both, batches, weights, jnp.mean(z, axis=0))
@@ -172,12 +165,13 @@ def sample_rows(
         )
     padded = np.concatenate([rows, np.repeat(rows[-1:], -len(rows) % batch)])
     arrays, integral = source.arrays
+    finer = integral.refined(FINER, integral.seed)
     keys = jax.random.split(key, (len(padded) // batch, len(z)))
     parts = []
     for own, index in zip(keys, padded.reshape(-1, batch), strict=True):
         rows_of = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), source.batches(index[None]))
         at_once = max(1, POINTS_AT_ONCE // (batch * FINER * source.draws))
-        parts.append(_draw(source.rows, _finer(integral, key), arrays, rows_of, z, own, at_once))
+        parts.append(_draw(source.rows, finer, arrays, rows_of, z, own, at_once))
     joined = jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=1), *parts)
     return {name: value[:, : len(rows)] for name, value in joined.items()}
 

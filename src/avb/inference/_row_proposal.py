@@ -1,5 +1,6 @@
 """q(u|row, z): an encoder's proposal for the latents of one row, and the integral it makes."""
 
+import dataclasses
 from collections.abc import Callable
 
 import equinox as eqx
@@ -11,7 +12,7 @@ from jaxtyping import Array, Float, PyTree, UInt32
 from avb._errors import ConfigError
 from avb._types import Features, Key, Latent, Scalar
 from avb.densities._gaussian import standard_normal_log_prob
-from avb.densities._points import shifted_normal
+from avb.densities._points import even_points, shifted_normal
 from avb.densities._scale import bounded_log_scale
 from avb.inference._amortiser import Standard, SummaryEncoder
 from avb.inference._row_model import RowModel
@@ -144,6 +145,12 @@ class RowIntegral(eqx.Module):
     points: Float[Array, "k m"]
     seed: UInt32[Array, "..."]
 
+    def refined(self, times: int, seed: UInt32[Array, "..."]) -> "RowIntegral":
+        """With so many times as many points, shifted in other ways."""
+        count, dim = self.points.shape
+        points = jnp.asarray(even_points(times * count, dim))
+        return dataclasses.replace(self, points=points, seed=seed)
+
     def noise(self, index: Array) -> Float[Array, "b k m"]:
         """N(0, I) for each row: the same whenever the row is seen."""
         key = jax.random.wrap_key_data(self.seed)
@@ -177,10 +184,11 @@ class RowIntegrator:
     Args:
         model: The joint log density.
         proposal: Its structure; the arrays are arguments.
+        most_draws: Points for each row, at most.
     """
 
-    def __init__(self, model: RowModel, proposal: RowProposal):
-        self.model = model
+    def __init__(self, model: RowModel, proposal: RowProposal, most_draws: int):
+        self.model, self.most_draws = model, most_draws
         self._static = eqx.partition(proposal, eqx.is_array)[1]
 
     def proposal(self, integral: RowIntegral) -> RowProposal:

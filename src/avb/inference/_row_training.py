@@ -20,6 +20,7 @@ from avb.densities import DiagonalGaussian
 from avb.inference._amortiser import Standard, optimiser, trained
 from avb.inference._journal import Journal
 from avb.inference._npz import from_arrays, to_arrays
+from avb.inference._row_fit import check_integrals
 from avb.inference._row_proposal import RowIntegral, RowIntegrator
 from avb.inference._source import Batch, Source, host_generator
 from avb.inference._target import Target, check_starts
@@ -29,6 +30,9 @@ STEPS = 2000
 RATES = (1e-2, 3e-3)
 SHARED_DRAWS = 4
 START_SCALE, WIDEN = 0.1, 3.0
+# Draws of z for a look at the integrals, and the shift of a mean, in posterior sds, at which they
+# have enough points: less than the verdict allows, as the Gaussian is but a first guess.
+CHECKS, ENOUGH = 1000, 0.1
 PART = "rows"
 
 
@@ -148,4 +152,20 @@ def _fit(source: Source, arrays: list[Array], integral: RowIntegral, key: Key) -
     around = Standard(wide.loc, jnp.exp(wide.log_scale))
     players = eqx.tree_at(lambda p: (p.integral.proposal.around, p.shared), players, (around, wide))
     players = _stage(players, source, arrays, key_stages[1], RATES[1])
-    return dataclasses.replace(players.integral, seed=jax.random.key_data(key_noise))
+    fitted = dataclasses.replace(players.integral, seed=jax.random.key_data(key_noise))
+    return _with_enough_points(source, arrays, fitted, players.shared, key_noise)
+
+
+def _with_enough_points(
+    source: Source, arrays: list[Array], integral: RowIntegral, wide: DiagonalGaussian, key: Key
+) -> RowIntegral:
+    """With twice as many points until still more would hardly move a mean."""
+    assert source.rows is not None
+    shared = dataclasses.replace(wide, log_scale=wide.log_scale - np.log(WIDEN))
+    z = jax.vmap(shared.sample)(jax.random.split(key, CHECKS))
+    while len(integral.points) < source.rows.most_draws:
+        fitted = dataclasses.replace(source, arrays=(arrays, integral))
+        if check_integrals(fitted, z, key).shift < ENOUGH:
+            break
+        integral = integral.refined(2, integral.seed)
+    return integral

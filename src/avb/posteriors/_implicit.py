@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from avb._errors import ConfigError
 from avb._types import Features, Key, Latent, Noise, Shape
 from avb.densities import DiagonalGaussian
-from avb.densities._scale import bounded_log_scale, bounded_shift
+from avb.densities._scale import MAX_SHIFT, bounded_log_scale, bounded_shift
 from avb.nets._mlp import with_zero_output
 from avb.posteriors._base import AbstractImplicitPosterior, feature_size
 from avb.posteriors._gaussian import diagonal_from
@@ -30,13 +30,15 @@ class ImplicitPosterior(AbstractImplicitPosterior):
         floor: Scale of Gaussian noise, d more variables, that is added to g(x, ε), in units of
             the location-scale map; 0 adds none. It keeps q from folding itself into
             sheets that a critic cannot see, see :func:`avb.evaluation.thickness`.
+        reach: How far the network may move a draw, in the same units. Posteriors of many bends
+            need room; with little of it the floor stays a fixed share of what is spread.
         width: Hidden units of the noise network.
         depth: Hidden layers of the noise network.
         key: PRNG key.
 
     Raises:
         ConfigError: Fewer noise variables than latent dimensions: q would have no density;
-            or a floor below 0.
+            or a floor below 0, or a reach of 0 or less.
 
     References:
         Mescheder, Nowozin & Geiger (2017), https://arxiv.org/abs/1701.04722, fig. 2.
@@ -48,6 +50,7 @@ class ImplicitPosterior(AbstractImplicitPosterior):
     latent_dim: int = eqx.field(static=True)
     noise_dim: int = eqx.field(static=True)
     floor: float = eqx.field(static=True)
+    reach: float = eqx.field(static=True)
 
     def __init__(
         self,
@@ -57,6 +60,7 @@ class ImplicitPosterior(AbstractImplicitPosterior):
         latent_dim: int,
         noise_dim: int | None = None,
         floor: float = 0.0,
+        reach: float = MAX_SHIFT,
         width: int = 128,
         depth: int = 2,
         key: Key,
@@ -69,6 +73,8 @@ class ImplicitPosterior(AbstractImplicitPosterior):
             )
         if not floor >= 0.0:
             raise ConfigError(f"floor of an implicit posterior: expected zero or more, got {floor}")
+        if not reach > 0.0:
+            raise ConfigError(f"reach of an implicit posterior: expected above zero, got {reach}")
         size = feature_size(encoder, data_shape)
         key_head, key_network = jax.random.split(key)
         self.encoder = encoder
@@ -80,6 +86,7 @@ class ImplicitPosterior(AbstractImplicitPosterior):
         self.latent_dim = latent_dim
         self.noise_dim = noise_dim
         self.floor = floor
+        self.reach = reach
 
     @property
     def noise_size(self) -> int:
@@ -88,7 +95,7 @@ class ImplicitPosterior(AbstractImplicitPosterior):
     def transform(self, features: Features, noise: Noise) -> Latent:
         raw = self.head(features)
         frame = diagonal_from(raw[: 2 * self.latent_dim], self.latent_dim)
-        inner = noise[: self.latent_dim] + bounded_shift(self._bend(raw, noise))
+        inner = noise[: self.latent_dim] + bounded_shift(self._bend(raw, noise), self.reach)
         return frame.loc + jnp.exp(frame.log_scale) * inner
 
     def added_scale(self, features: Features) -> Latent | None:
