@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from avb import ConfigError
+from avb import PRESETS, Architecture, ConfigError
 from avb.contrasts import AnchoredMomentContrast
 from avb.densities import DiagonalGaussian
 from avb.evaluation import Finding, thickness
@@ -85,6 +85,23 @@ def test_a_floor_adds_noise_to_any_bend(key):
         rtol=1e-5,
     )
     assert thickness(plain, DATA, key=key) < thickness(floored, DATA, key=key)
+
+
+@pytest.mark.parametrize(
+    ("latent_dim", "floor", "reach", "noise"),
+    [
+        (2, 0.3, 4.0, 2),
+        (8, 0.3, 4.0, 8),
+        (16, 0.3, 2.0, 16),
+        (32, 0.3, 1.0, 32),
+        (64, 0.3, 1.0, 64),
+        (32, 0.0, 4.0, 64),
+    ],
+)
+def test_the_preset_bends_less_in_more_dimensions(latent_dim, floor, reach, noise, key):
+    architecture = Architecture((3,), latent_dim=latent_dim, width=4)
+    posterior = PRESETS["avb_adaptive"](architecture, floor=floor, key=key).posterior
+    assert (posterior.reach, posterior.noise_dim, posterior.floor) == (reach, noise, floor)
 
 
 def test_the_contrast_knows_the_covariance_of_a_floor(key):
