@@ -93,7 +93,7 @@ def test_linear_model_against_its_closed_form(posterior, data, key):
 
 def test_latents_of_rows_against_their_closed_form(posterior, data, key):
     x, y = data
-    rows, draws = [7, 0, 299], 4000
+    rows, draws = [7, 0, 299], 2000
     sites = posterior.sample_rows(key, rows, (draws,))
     assert sites["effect"].shape == (draws, 3)
     precision = 1 / SPREAD**2 + 1 / NOISE**2
@@ -242,13 +242,12 @@ def test_an_encoder_of_ones_own_is_trained(data, key, monkeypatch):
     )
 
 
-def test_a_run_that_was_stopped_goes_on(data, tmp_path, key, monkeypatch):
+def test_a_run_that_was_stopped_goes_on(inference, data, tmp_path, key, monkeypatch):
     monkeypatch.setattr(_row_training, "STEPS", 100)
 
     def stop(done: int, most: int) -> None:
         raise InterruptedError
 
-    inference = Inference(linear, max_steps=500, starts=2)
     with pytest.raises(InterruptedError):
         inference.run(jax.random.key(0), *data, checkpoint_dir=tmp_path / "run", progress=stop)
     assert (tmp_path / "run" / "rows.npz").exists()
