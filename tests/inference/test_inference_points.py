@@ -12,7 +12,7 @@ import scipy.stats as st
 from avb.densities._points import even_points, shifted_normal
 from avb.inference import Importance
 from avb.inference._framed import single_frame
-from avb.inference._mixture import MAX_COUPLED, ImplicitMixture
+from avb.inference._mixture import MAX_COUPLED, Components, ImplicitMixture
 from avb.inference._train import draws_of_each, shared_components
 
 SETS, COUNT, DIM = 2000, 64, 3
@@ -58,9 +58,10 @@ def test_the_density_given_noise_is_that_of_its_gaussian(mixture):
     frame = mixture.frames
     mean = np.asarray(frame.loc[0] + frame.factor[0] @ given.loc[0], np.float64)
     z = mean + factor @ np.array([0.3, -1.0, 0.7])
-    found = mixture.log_given(frame.whiten(jnp.asarray(z, jnp.float32)), given)
+    white = frame.whiten(jnp.asarray(z, jnp.float32))[None]
+    found = mixture.log_sum(white, jax.tree.map(lambda leaf: leaf[None], given))
     expected = st.multivariate_normal.logpdf(z, mean, factor @ factor.T)
-    assert float(found) == pytest.approx(expected, abs=2e-4)
+    assert float(found[0]) == pytest.approx(expected, abs=2e-4)
 
 
 def test_standard_and_white_are_each_others_inverse(mixture):
@@ -75,6 +76,37 @@ def test_many_dimensions_are_uncoupled():
     frame = single_frame(jnp.zeros(dim), jnp.eye(dim))
     mixture = ImplicitMixture(frame, jnp.zeros(1), key=jax.random.key(0))
     assert mixture.components(jnp.zeros(dim)).coupling is None
+
+
+@pytest.mark.parametrize("narrow", [1.0, 0.01])
+def test_squares_of_many_dimensions_are_those_of_each_pair(narrow):
+    # As many nats as K = 2,048 components can hold: two coordinates known to 1%.
+    dim, count = MAX_COUPLED + 8, 16
+    random = np.random.default_rng(0)
+    loc = random.standard_normal((count, 2, dim))
+    log_scale = 0.3 * random.random((count, 2, dim))
+    log_scale[..., :2] += np.log(narrow)
+    white = loc + np.exp(log_scale) * random.standard_normal((count, 2, dim))
+    given = Components(*(jnp.asarray(a, jnp.float32) for a in (loc, log_scale)), None)
+    found = np.asarray(given.squares(jnp.asarray(white, jnp.float32)), np.float64)
+    exact = (((white[:, None] - loc[None]) * np.exp(-log_scale[None])) ** 2).sum(axis=-1)
+    terms = ((white[:, None] ** 2 + loc[None] ** 2) * np.exp(-2 * log_scale[None])).sum(axis=-1)
+    assert np.all(np.abs(found - exact) < 1e-6 * terms)
+    own = np.arange(count)
+    np.testing.assert_allclose(found[own, own], exact[own, own], atol=0.02)
+
+
+def test_draws_of_one_part_and_of_every_part_are_the_same(mixture):
+    two = jax.tree.map(
+        lambda leaf: jnp.concatenate([leaf, 2 * leaf]) if eqx.is_array(leaf) else leaf, mixture
+    )
+    given = two.components(jnp.ones(two.noise_dim))
+    keys = jax.random.split(jax.random.key(3), 2)
+    each = two.emit_each(given, keys)
+    for part in (0, 1):
+        np.testing.assert_allclose(
+            two.emit(given, jnp.array(part), keys[part]), each[part], rtol=1e-5
+        )
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 9, 25, 32])

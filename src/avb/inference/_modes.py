@@ -19,8 +19,8 @@ from avb.inference._target import START_RADIUS, Target, check_starts
 
 MAX_ROUNDS = 24
 # Starts without a new mode, for each mode found, after which the search ends. One of c equal modes
-# escapes 4 c starts with probability exp(−4).
-BARREN = 4
+# escapes 8 c starts with probability exp(−8), and more often where starts fall outside them all.
+BARREN = 8
 # Every other start of the first round lies in a box that is wider by this.
 WIDE = 2.5
 MAX_PARTS = 32

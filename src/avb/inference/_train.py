@@ -123,10 +123,7 @@ def self_contrast_loss(
     first = each * jax.random.randint(key_own, (), 0, components // each)
     own = jax.tree.map(lambda leaf: lax.dynamic_slice_in_dim(leaf, first, each), given)
     keys = jax.random.split(key_z, (each, count))
-    parts = jnp.arange(count)
-    z = jax.vmap(lambda given, keys: jax.vmap(lambda c, k: mixture.emit(given, c, k))(parts, keys))(
-        own, keys
-    )
+    z = jax.vmap(mixture.emit_each)(own, keys)
     frozen = stop(mixture)
     white = jax.vmap(jax.vmap(frozen.frames.whiten))(z).reshape(-1, count, mixture.dim)
     log_sum = frozen.log_sum(white, lax.stop_gradient(given)).reshape(each, count)
