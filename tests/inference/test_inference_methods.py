@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from avb import ConfigError, Inference
-from avb.inference import load
+from avb.densities._gaussian import LOG_2PI
+from avb.inference import _rounds, load
 
 CORRELATION = 0.8
 STEPS = 600
@@ -111,12 +112,39 @@ def test_bounds_for_samplers_are_for_samplers(posteriors, key):
     )
 
 
+def funnels(z):
+    """Eight scales, and eight numbers of those scales; normalised."""
+    logs, x = z[:8], z[8:]
+    inner = -0.5 * x**2 * jnp.exp(-2.0 * logs) - logs
+    return jnp.sum(-0.5 * logs**2 + inner) - 8 * LOG_2PI
+
+
+def test_a_flow_takes_the_place_of_a_mixture_that_did_not_converge(monkeypatch, tmp_path):
+    monkeypatch.setattr(_rounds, "MAX_ROUNDS", 1)
+    settings = {"dim": 16, "max_steps": 1000, "starts": 4}
+    seed = jax.random.key(0)
+    mixture = Inference(funnels, method="self", **settings).run(seed)
+    assert not mixture.converged
+    inference = Inference(funnels, **settings)
+    posterior = inference.run(seed)
+    assert posterior.fit.method == "flow"
+    assert mixture.elbo.lower < posterior.elbo.lower <= 3 * posterior.elbo.lower_error
+    posterior.save(tmp_path / "posterior.npz")
+    assert str(load(tmp_path / "posterior.npz", inference)) == str(posterior)
+
+
+def test_a_mixture_that_converged_is_kept():
+    posterior = Inference(density, dim=2).run(jax.random.key(0))
+    assert posterior.converged
+    assert posterior.fit.method == "self"
+
+
 def test_unknown_methods_are_refused():
     with pytest.raises(ConfigError) as error:
         Inference(density, dim=2, method="laplace")  # pyright: ignore[reportArgumentType]
     assert str(error.value) == (
-        "method: expected one of 'self', 'critic', 'gaussian', 'gaussian-diagonal', 'flow', "
-        "got 'laplace'"
+        "method: expected one of 'auto', 'self', 'critic', 'gaussian', 'gaussian-diagonal', "
+        "'flow', got 'laplace'"
     )
 
 

@@ -23,6 +23,7 @@ from avb.inference._identity import arguments_in_words
 from avb.inference._journal import differences
 from avb.inference._restarts import Agreement
 from avb.inference._train import Budget
+from avb.inference._verdict import Verdict
 
 SEED, BEND = 3, np.float32(0.2)
 
@@ -49,8 +50,8 @@ def cheap_budget(index: int, max_steps: int) -> Budget:
     return Budget(batch=16, components=32, max_steps=max_steps, decay_stretches=1)
 
 
-def small(**settings) -> Inference:
-    return Inference(banana, dim=2, max_steps=500, starts=2, **settings)
+def small(method="self", model=banana, **settings) -> Inference:
+    return Inference(model, dim=2, method=method, max_steps=500, starts=2, **settings)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -186,6 +187,36 @@ def test_another_method(tmp_path, monkeypatch):
     expect_same(resumed, unbroken)
 
 
+def test_a_flow_after_the_mixture(tmp_path, monkeypatch):
+    doubt = Verdict(converged=False, reasons=("it was told to",))
+    monkeypatch.setattr(_inference, "judge", lambda *_, **__: doubt)
+    monkeypatch.setattr(_methods, "SAVE_SECONDS", 0.0)
+    inference = small("auto")
+    unbroken = inference.run(jax.random.key(SEED), BEND)
+
+    def run(stop=None):
+        told = []
+
+        def progress(done: int, most: int) -> None:
+            told.append((done, most))
+            if stop is not None and stop(*told[-1]):
+                raise Stop
+
+        folder = {"checkpoint_dir": tmp_path, "progress": progress}
+        return inference.run(jax.random.key(SEED), BEND, **folder), told
+
+    # In the mixture's training, where it counts stretches, and twice in the flow's.
+    for stop in (lambda n, _: n == 1, lambda _, most: most == 500, lambda _, most: most == 500):
+        with pytest.raises(Stop):
+            run(stop)
+    assert (tmp_path / "mixture.npz").exists()
+    monkeypatch.setattr(_inference, "refine", None)
+    resumed, told = run()
+    assert all(most == 500 for _, most in told)
+    expect_same(resumed, unbroken)
+    assert sorted(os.listdir(tmp_path)) == ["LOCK", "modes.npz", "posterior.npz", "run.json"]
+
+
 def line(x, y):
     slope = numpyro.sample("slope", dist.Normal(0.0, 1.0))
     with numpyro.plate("rows", len(y), subsample_size=50) as index:
@@ -259,7 +290,7 @@ def test_other_data_are_refused(inference, begun):
 
 
 def test_a_changed_model_is_refused(begun):
-    changed = Inference(lambda z, bend: 2.0 * banana(z, bend), dim=2, max_steps=500, starts=2)
+    changed = small(model=lambda z, bend: 2.0 * banana(z, bend))
     with pytest.raises(RunError) as error:
         changed.run(jax.random.key(SEED), BEND, checkpoint_dir=begun)
     z = np.random.default_rng(0).uniform(-1.0, 1.0, (2, 2))

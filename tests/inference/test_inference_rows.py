@@ -320,7 +320,7 @@ def test_one_method_and_no_restarts(files, key):
         ({"restarts": 2}, "restarts of a model with a subsampled plate: expected 1, got 2"),
         (
             {"method": "gaussian"},
-            "method of a model with a subsampled plate: expected 'self', got 'gaussian'",
+            "method of a model with a subsampled plate: expected 'auto' or 'self', got 'gaussian'",
         ),
     ):
         with pytest.raises(ConfigError) as error:

@@ -52,7 +52,8 @@ def test_a_heavy_tail_of_equal_weights_is_no_reason():
         ),
         (
             with_importance(log_evidence=-0.5),
-            "its divergence from the target is at least 0.50 nats",
+            "its divergence from the target is at least 0.50 nats (draw with resample=True, which "
+            "corrects it: 93% effective)",
         ),
     ],
 )

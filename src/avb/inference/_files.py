@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from avb._errors import ConfigError, RunError
 from avb.inference._framed import single_frame
-from avb.inference._journal import TRAINING, Journal
+from avb.inference._journal import METHOD, TRAINING, Journal
 from avb.inference._measure import Bracket, Importance
 from avb.inference._methods import MethodName, skeleton
 from avb.inference._mixture import Frames, ImplicitMixture
@@ -20,7 +20,7 @@ from avb.inference._source import Source
 from avb.inference._target import Target
 from avb.inference._verdict import Verdict
 
-FORMAT = 4
+FORMAT = 5
 ROWS = "rows_"
 
 
@@ -112,13 +112,28 @@ def read(path: str | os.PathLike, target: Target | None, source: Source | None =
 
 
 FINISHED = "posterior"
+# A finished mixture that is still to be compared with a flow.
+MIXTURE = "mixture"
 
 
 def read_finished(
     journal: Journal, target: Target, source: Source | None = None
 ) -> Posterior | None:
     """The posterior of a run that is done."""
-    return read(journal.path(FINISHED), target, source) if journal.has(FINISHED) else None
+    return read_stage(journal, FINISHED, target, source)
+
+
+def read_stage(
+    journal: Journal, name: str, target: Target, source: Source | None = None
+) -> Posterior | None:
+    """A posterior that a run left on the way."""
+    return read(journal.path(name), target, source) if journal.has(name) else None
+
+
+def write_stage(journal: Journal, name: str, posterior: Posterior) -> None:
+    """Keep a posterior on the way."""
+    if journal.folder is not None and not journal.has(name):
+        write(journal.path(name), posterior)
 
 
 def finish(journal: Journal, posterior: Posterior) -> Posterior:
@@ -129,5 +144,6 @@ def finish(journal: Journal, posterior: Posterior) -> Posterior:
     if journal.folder is not None:
         write(journal.path(FINISHED), posterior)
         # Where training was is of no use now.
-        journal.forget(TRAINING)
+        for part in (TRAINING, METHOD, MIXTURE):
+            journal.forget(part)
     return posterior

@@ -11,13 +11,20 @@ from jaxtyping import Array
 
 from avb._errors import ConfigError
 from avb._types import Key
-from avb.inference._files import finish, read, read_finished
+from avb.inference._files import MIXTURE, finish, read, read_finished, read_stage, write_stage
 from avb.inference._find_source import NOTHING_TO_ENCODE, RowSettings, find_source
 from avb.inference._framed import FramedSampler
 from avb.inference._identity import arguments_in_words, key_in_words, model_in_words
 from avb.inference._journal import Journal, open_journal
 from avb.inference._measure import measure
-from avb.inference._methods import MethodName, check_dim, check_method, train_method
+from avb.inference._methods import (
+    BY_SELF_CONTRAST,
+    FEWEST_TO_COUPLE,
+    MethodName,
+    check_dim,
+    check_method,
+    train_method,
+)
 from avb.inference._minibatch import run_minibatches
 from avb.inference._mixture import start_mixture
 from avb.inference._modes import Modes, find_modes
@@ -37,11 +44,13 @@ class Inference:
         model: A NumPyro model; or, with ``dim``, an unnormalised log density: a function of
             one vector of shape ``(dim,)``, followed by the arguments of ``run``.
         dim: Dimensions of the vector; leave it out for a NumPyro model.
-        method: ``"self"``, an implicit mixture by self contrast; ``"critic"``, an implicit
+        method: ``"self"``, an implicit mixture by self contrast; ``"auto"``, the same, and where
+            it says that it did not converge a flow as well, of which the one with the higher
+            lower bound is kept (``posterior.fit.method`` tells which); ``"critic"``, an implicit
             posterior by adversarial training over a learned Gaussian contrast, which has no
             density and no bracket; ``"gaussian"`` and ``"gaussian-diagonal"``; ``"flow"``,
             coupling layers, for two dimensions and more.
-        restarts: Trainings of method ``"self"`` from the same Gaussian fits, side by side in one
+        restarts: Trainings of the mixture from the same Gaussian fits, side by side in one
             program; the posterior is all of them, weighted, and tells how far they agree. Each
             takes as many steps as the first.
         starts: Gaussian fits a round, from which the modes are found.
@@ -63,7 +72,7 @@ class Inference:
         model: Callable[..., Any],
         *,
         dim: int | None = None,
-        method: MethodName = "self",
+        method: MethodName = "auto",
         restarts: int = 1,
         starts: int = 16,
         max_steps: int = 6000,
@@ -81,7 +90,7 @@ class Inference:
         if encoder is not None and not callable(encoder):
             raise ConfigError(f"encoder: expected a function, got {type(encoder).__name__}")
         check_method(method)
-        if restarts > 1 and method != "self":
+        if restarts > 1 and method not in BY_SELF_CONTRAST:
             raise ConfigError(f"restarts with method {method!r}: expected 1, got {restarts}")
         self.method: MethodName = method
         self.model, self.dim = model, dim
@@ -157,9 +166,10 @@ class Inference:
             return finish(journal, posterior)
 
     def _check_minibatches(self) -> None:
-        if self.method != "self":
+        if self.method not in BY_SELF_CONTRAST:
             raise ConfigError(
-                f"method of a model with a subsampled plate: expected 'self', got {self.method!r}"
+                f"method of a model with a subsampled plate: expected 'auto' or "
+                f"'self', got {self.method!r}"
             )
         if self.restarts > 1:
             raise ConfigError(
@@ -195,9 +205,34 @@ class Inference:
         modes = Modes.from_arrays(
             journal.kept("modes", lambda: find_modes(target, key_modes, self.starts).to_arrays())
         )
+        if self.method == "auto":
+            return self._run_auto(target, modes, key_rest, journal, progress)
         if self.method == "self":
             return self._run_self(target, modes, key_rest, journal, progress)
-        return self._run_other(target, modes, key_rest, journal, progress)
+        return self._run_other(self.method, target, modes, key_rest, journal, progress)
+
+    def _run_auto(
+        self,
+        target: Target,
+        modes: Modes,
+        key: Key,
+        journal: Journal,
+        progress: Callable[[int, int], None] | None,
+    ) -> Posterior:
+        """The mixture; a flow instead, where the mixture did not converge and the flow is better.
+
+        Where many pairs of coordinates are bent, the ε of a mixture would have to tell more nats
+        than its components can hold; to a flow it makes no difference how many there are.
+        """
+        mixture = read_stage(journal, MIXTURE, target)
+        if mixture is None:
+            mixture = self._run_self(target, modes, key, journal, progress)
+        if mixture.converged or target.dim < FEWEST_TO_COUPLE or self.restarts > 1:
+            return mixture
+        write_stage(journal, MIXTURE, mixture)
+        key_flow = jax.random.fold_in(key, 1)
+        flow = self._run_other("flow", target, modes, key_flow, journal, progress)
+        return flow if flow.elbo.lower > mixture.elbo.lower else mixture
 
     def _run_self(
         self,
@@ -234,6 +269,7 @@ class Inference:
 
     def _run_other(
         self,
+        method: MethodName,
         target: Target,
         modes: Modes,
         key: Key,
@@ -242,9 +278,9 @@ class Inference:
     ) -> Posterior:
         key_train, key_measure = jax.random.split(key)
         approximation, steps, skipped = train_method(
-            self.method, target, modes, key_train, self.max_steps, journal, progress
+            method, target, modes, key_train, self.max_steps, journal, progress
         )
-        fit = Fit(1, (1.0,), modes.starts, modes.failed, steps, 0.0, skipped, 0.0, self.method)
+        fit = Fit(1, (1.0,), modes.starts, modes.failed, steps, 0.0, skipped, 0.0, method)
         if isinstance(approximation, FramedSampler):
             return Posterior(approximation, target, None, None, UNJUDGED, fit)
         bounds, weights = measure(approximation, target, key_measure)

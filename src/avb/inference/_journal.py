@@ -14,8 +14,9 @@ from avb.inference._npz import UNREADABLE, Arrays, read_arrays, write_arrays
 
 FORMAT = 1
 IDENTITY = "run.json"
-# The part that changes while a run trains.
+# The parts that change while a run trains: a mixture, and another method's posterior.
 TRAINING = "training"
+METHOD = "method"
 
 
 class Journal:

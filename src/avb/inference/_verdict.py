@@ -74,7 +74,11 @@ def judge(
     divergence = importance.log_evidence - bracket.upper
     noise = 3.0 * (importance.error + bracket.upper_error)
     if not divergence - noise <= MAX_DIVERGENCE:
-        reasons.append(f"its divergence from the target is at least {divergence:.2f} nats")
+        reason = f"its divergence from the target is at least {divergence:.2f} nats"
+        if importance.trusted:
+            share = importance.effective / importance.draws
+            reason += f" (draw with resample=True, which corrects it: {share:.0%} effective)"
+        reasons.append(reason)
     if agreement is not None and not (
         agreement.rhat <= MAX_RHAT and agreement.c2st <= MAX_ACCURACY
     ):
