@@ -175,8 +175,11 @@ def refine_by(
         one = train_one(point.underway, key_train, budgets[point.index], tell)
         bounds, weights = measure_one(one.mixture, key_measure)
         point = point.after(one)
-        if is_close(bounds, weights) or point.index == MAX_ROUNDS:
+        close = is_close(bounds, weights)
+        if close or point.index == MAX_ROUNDS:
             break
     lost = point.lost / len(point.past)
-    trained = Trained(one.mixture, point.past, one.stalled, lost, point.skipped)
+    # A bound as high as the log evidence has nowhere to rise to.
+    stalled = one.stalled or close
+    trained = Trained(one.mixture, point.past, stalled, lost, point.skipped)
     return Refined(trained, bounds, weights)
