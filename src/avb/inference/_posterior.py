@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import equinox as eqx
@@ -19,6 +19,7 @@ from avb.inference._framed import FramedDensity, FramedSampler
 from avb.inference._measure import Bracket, Importance, Weighed, weigh
 from avb.inference._methods import MethodName, as_model, no_data
 from avb.inference._mixture import ImplicitMixture
+from avb.inference._pairs import draw_site_pairs
 from avb.inference._resample import choose, warn_if_untrusted
 from avb.inference._restarts import Agreement
 from avb.inference._row_fit import RowFit, sample_rows
@@ -344,6 +345,35 @@ class Posterior:
             str(self.verdict),
         ]
         return "\n".join(([self._table, ""] if self._target is not None else []) + lines)
+
+    def draw_pairs(
+        self,
+        path: str | os.PathLike,
+        reference: Mapping[str, ArrayLike],
+        *,
+        sites: Sequence[str] | None = None,
+        draws: int = SUMMARY_DRAWS,
+        key: Key | None = None,
+    ) -> None:
+        """Show draws over a reference's, such as ``mcmc.get_samples()``: scalars, and their pairs.
+
+        The first five scalars; see :func:`avb.report.draw_two_samples`.
+
+        Args:
+            path: Where to write the PNG file.
+            reference: Draws by site, each of shape ``(n, …)``.
+            sites: Which to show, by name; by default all that both have.
+            draws: Number of draws of the posterior.
+            key: PRNG key; by default a fixed one.
+
+        Raises:
+            ConfigError: A site that one of them does not have, or the posterior was loaded without
+                the model.
+            DataError: Shapes that do not fit, few draws, or numbers that are not finite.
+            RunError: The file cannot be written.
+        """
+        drawn = self.sample(jax.random.key(0) if key is None else key, (draws,))
+        draw_site_pairs(path, drawn, reference, sites)
 
     def save(self, path: str | os.PathLike) -> None:
         """Write all but the model into one ``.npz`` file, without pickle.

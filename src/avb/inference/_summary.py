@@ -1,5 +1,6 @@
 """Means, sds and quantiles of draws, scalar by scalar."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -9,15 +10,20 @@ from avb.inference._target import Sites
 COLUMNS = ("mean", "sd", "5%", "median", "95%")
 
 
+def scalars(name: str, values: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """Name and draws of every scalar of a site, whose draws have shape ``(n, ...)``."""
+    flat = values.reshape(len(values), -1)
+    for index, column in zip(np.ndindex(values.shape[1:]), flat.T, strict=True):
+        yield name + (f"[{','.join(map(str, index))}]" if index else ""), column
+
+
 def summary_rows(sites: Sites) -> list[dict[str, Any]]:
     """Mean, sd and quantiles of every scalar of draws by site, of shape ``(n, ...)`` each."""
     rows = []
     for name, values in sites.items():
-        flat = np.asarray(values).reshape(len(values), -1)
-        for index, column in zip(np.ndindex(values.shape[1:]), flat.T, strict=True):
+        for site, column in scalars(name, np.asarray(values)):
             low, median, high = np.quantile(column, (0.05, 0.5, 0.95))
             numbers = (np.mean(column), np.std(column), low, median, high)
-            site = name + (f"[{','.join(map(str, index))}]" if index else "")
             rows.append(
                 {"site": site, **dict(zip(COLUMNS, (float(n) for n in numbers), strict=True))}
             )
