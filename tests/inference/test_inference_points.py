@@ -119,9 +119,14 @@ def test_a_set_holds_whole_blocks_of_draws(count):
 
 
 def test_upper_end_of_the_log_evidence_is_half_the_log_of_the_second_moment():
-    log_weights = np.log(np.array([1.0, 2.0, 3.0, 6.0]))
-    mean, square = np.exp(log_weights).mean(), np.exp(2 * log_weights).mean()
-    effective = 4 * mean**2 / square
-    found = Importance(math.log(mean), 0.1, effective, 0.3, 4)
-    assert found.upper == pytest.approx(0.5 * math.log(square))
-    assert Importance(0.0, 0.1, 0.0, 0.3, 4).upper == math.inf
+    rng = np.random.default_rng(0)
+    weights = rng.gamma(4.0, 1.0, (500, 1000))
+    found = [Importance.of(np.log(row)) for row in weights]
+    squares = np.mean(weights**2, axis=1)
+    uppers = [one.upper for one in found]
+    np.testing.assert_allclose(uppers, 0.5 * np.log(squares), rtol=1e-12)
+    assert np.std(uppers) == pytest.approx(np.mean([one.upper_error for one in found]), rel=0.1)
+    # Half the log of the expected square, 4 · 5.
+    assert np.mean(uppers) == pytest.approx(0.5 * math.log(20.0), abs=0.003)
+    nothing = Importance.of(np.full(30, -np.inf))
+    assert (nothing.upper, nothing.upper_error) == (math.inf, math.inf)

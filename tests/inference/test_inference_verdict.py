@@ -10,7 +10,7 @@ from avb.inference._verdict import judge
 
 GOOD = {
     "bracket": Bracket(-1.01, -1.0, 0.001, 0.001, 2000, 2048),
-    "importance": Importance(-0.99, 0.002, 1900.0, 0.3, 2048),
+    "importance": Importance(-0.99, 0.002, -0.98, 0.004, 1900.0, 0.3, 2048),
     "stalled": True,
     "steps": 2500,
     "lost": 0.0,

@@ -10,7 +10,6 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from avb._types import Key, Latent, Scalar
-from avb.evaluation._weights import log_mean_weights, pareto_k
 from avb.inference._amortiser import POOL, Amortiser
 from avb.inference._measure import Importance
 from avb.inference._resample import choose, warn_if_untrusted
@@ -55,15 +54,7 @@ class AmortisedPosterior:
         """Log evidence, k̂ and effective draws of importance weights over 2,000 draws."""
         key = jax.random.key(0)
         log_weights = _weigh(self.amortiser, self.x, self.target, key, WEIGHED)[1]
-        rows = np.asarray(log_weights, np.float64)[None, :]
-        mean = log_mean_weights(rows)
-        return Importance(
-            float(mean.values[0]),
-            float(mean.errors[0]),
-            float(mean.effective[0]),
-            float(pareto_k(rows)[0]),
-            rows.size,
-        )
+        return Importance.of(np.asarray(log_weights))
 
     def log_prob(self, z: Latent) -> Scalar:
         """Log q of one unconstrained vector, in nats."""

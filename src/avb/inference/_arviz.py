@@ -57,6 +57,7 @@ def diagnostics(posterior: Posterior) -> dict[str, Any]:
             "log_evidence": weights.log_evidence,
             "log_evidence_error": weights.error,
             "log_evidence_upper": weights.upper,
+            "log_evidence_upper_error": weights.upper_error,
             "pareto_k": weights.pareto_k,
             "effective_draws": weights.effective / weights.draws,
         }

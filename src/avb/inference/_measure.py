@@ -61,31 +61,39 @@ class Importance:
     Attributes:
         log_evidence: Log of the mean weight: log ∫ p, a lower bound in expectation, in nats.
         error: Its standard error, by the delta method.
+        upper: An upper bound of the log evidence where q covers the target, ½ log E_q[(p/q)²],
+            which exceeds it by ½ log(1 + χ²). Like every number from draws of q it knows nothing
+            of a mode without draws (Dieng et al. 2017, https://arxiv.org/abs/1611.00328, eq. 2).
+        upper_error: The standard error of that, by the delta method.
         effective: Effective number of draws.
-        pareto_k: k̂ of the weights; above 0.7 the three numbers above cannot be trusted, unless
+        pareto_k: k̂ of the weights; above 0.7 the numbers above cannot be trusted, unless
             nearly all draws are effective.
         draws: Number of weights.
     """
 
     log_evidence: float
     error: float
+    upper: float
+    upper_error: float
     effective: float
     pareto_k: float
     draws: int
 
-    @property
-    def upper(self) -> float:
-        """An upper bound of the log evidence, ½ log E_q[(p/q)²], where q covers the target.
-
-        It exceeds the log evidence by ½ log(1 + χ²). Like every number from draws of q it knows
-        nothing of a mode without draws, and is itself estimated: read it with k̂.
-
-        References:
-            Dieng et al. (2017), https://arxiv.org/abs/1611.00328, eq. 2.
-        """
-        if not self.effective > 0:
-            return math.inf
-        return self.log_evidence + 0.5 * math.log(self.draws / self.effective)
+    @classmethod
+    def of(cls, log_weights: Float[np.ndarray, " s"]) -> "Importance":
+        """All of it from log p − log q, of which −∞ is a weight of zero."""
+        rows = np.asarray(log_weights, np.float64)[None, :]
+        mean, square = log_mean_weights(rows), log_mean_weights(2.0 * rows)
+        effective = float(mean.effective[0])
+        return cls(
+            float(mean.values[0]),
+            float(mean.errors[0]),
+            0.5 * float(square.values[0]) if effective > 0 else math.inf,
+            0.5 * float(square.errors[0]),
+            effective,
+            float(pareto_k(rows)[0]),
+            rows.size,
+        )
 
     @property
     def trusted(self) -> bool:
@@ -187,7 +195,6 @@ def summarise(weighed: Weighed) -> tuple[Bracket, Importance]:
     """Means, standard errors and k̂, on the host in float64."""
     lower, upper = (np.asarray(v, np.float64) for v in (weighed.lower, weighed.upper))
     root = math.sqrt(len(lower))
-    rows = np.asarray(weighed.log_weights, np.float64)[None, :]
     bounds = Bracket(
         float(np.mean(lower)),
         float(np.mean(upper)),
@@ -196,12 +203,4 @@ def summarise(weighed: Weighed) -> tuple[Bracket, Importance]:
         len(lower),
         COMPONENTS,
     )
-    mean = log_mean_weights(rows)
-    found = Importance(
-        float(mean.values[0]),
-        float(mean.errors[0]),
-        float(mean.effective[0]),
-        float(pareto_k(rows)[0]),
-        rows.size,
-    )
-    return bounds, found
+    return bounds, Importance.of(np.asarray(weighed.log_weights))
