@@ -158,7 +158,7 @@ class Recipe:
 
 RECIPES = {
     "gaussian": Recipe("Gaussian VAE", gaussian, 5000, 3e-3),
-    "self": Recipe("self contrast", self_contrast, 8000, 6e-3),
+    "self": Recipe("self contrast", self_contrast, 48000, 6e-3),
     "critic": Recipe("critic, implicit", critic, 25000, 2e-3, 4e-3, 0.0),
     "critic-anchored": Recipe(
         "critic, implicit, moments at fixed noise", anchored_critic, 50000, 2e-3, 4e-3, 0.0
