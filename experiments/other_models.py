@@ -119,9 +119,9 @@ def run(problem: Problem, seed: int) -> dict:
 def table(results: dict[str, dict]) -> str:
     """The report."""
     header = [
-        "model", "d", "kept", "C2ST", "null band up to", "resampled", "worst median, sds", "between NUTS's halves",
-        "worst interquartile range", "bracket", "k", "effective", "seconds", "NUTS's seconds",
-        "NUTS R̂, diverging", "says of itself",
+        "model", "d", "kept", "C2ST", "null band up to", "resampled", "worst median, sds",
+        "between NUTS's halves", "worst interquartile range", "bracket", "k", "effective",
+        "seconds", "NUTS's seconds", "NUTS R̂, diverging", "says of itself",
     ]  # fmt: skip
     rows = [
         [
