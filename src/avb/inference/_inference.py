@@ -44,11 +44,11 @@ class Inference:
         model: A NumPyro model; or, with ``dim``, an unnormalised log density: a function of
             one vector of shape ``(dim,)``, followed by the arguments of ``run``.
         dim: Dimensions of the vector; leave it out for a NumPyro model.
-        method: ``"self"``, an implicit mixture by self contrast; ``"auto"``, the same, and where
-            it says that it did not converge a flow as well, of which the one with the higher
-            lower bound is kept (``posterior.fit.method`` tells which); ``"critic"``, an implicit
-            posterior by adversarial training over a learned Gaussian contrast, which has no
-            density and no bracket; ``"gaussian"`` and ``"gaussian-diagonal"``; ``"flow"``,
+        method: ``"auto"``, an implicit mixture by self contrast and, where that says that it did
+            not converge, a flow too, of which the one with the higher lower bound is kept
+            (``posterior.fit.method`` tells which); ``"self"``, the mixture alone; ``"critic"``,
+            an implicit posterior by adversarial training over a learned Gaussian contrast, which
+            has no density and no bracket; ``"gaussian"`` and ``"gaussian-diagonal"``; ``"flow"``,
             coupling layers, for two dimensions and more.
         restarts: Trainings of the mixture from the same Gaussian fits, side by side in one
             program; the posterior is all of them, weighted, and tells how far they agree. Each
