@@ -121,14 +121,11 @@ def funnels(z):
 
 def test_a_flow_takes_the_place_of_a_mixture_that_did_not_converge(monkeypatch, tmp_path):
     monkeypatch.setattr(_rounds, "MAX_ROUNDS", 1)
-    settings = {"dim": 16, "max_steps": 1000, "starts": 4}
-    seed = jax.random.key(0)
-    mixture = Inference(funnels, method="self", **settings).run(seed)
-    assert not mixture.converged
-    inference = Inference(funnels, **settings)
-    posterior = inference.run(seed)
+    inference = Inference(funnels, dim=16, max_steps=1000, starts=4)
+    posterior = inference.run(jax.random.key(0))
     assert posterior.fit.method == "flow"
-    assert mixture.elbo.lower < posterior.elbo.lower <= 3 * posterior.elbo.lower_error
+    # The mixture alone ends near −1.7, as eight pairs ask for more than it has components.
+    assert -0.5 < posterior.elbo.lower <= 3 * posterior.elbo.lower_error
     posterior.save(tmp_path / "posterior.npz")
     assert str(load(tmp_path / "posterior.npz", inference)) == str(posterior)
 
