@@ -1,4 +1,4 @@
-"""Models that the defaults of inference were not chosen on, with simulated data.
+"""Models that the mixture's defaults were not chosen on, most with simulated data.
 
 Of the kinds that one meets in applied work and in posterior databases: hierarchies, centred and
 not, latent processes, time series, ordinal and count data, constrained matrices, shrinkage.
@@ -196,7 +196,7 @@ def lynx() -> Problem:
 
 
 def correlated() -> Problem:
-    """A covariance matrix: LKJ correlations of four variables with missing skew, 50 rows."""
+    """A covariance matrix: LKJ correlations of four variables, 50 rows."""
     random = np.random.default_rng(7)
     mix = np.tril(random.standard_normal((4, 4))) + np.eye(4)
     y = random.standard_normal((50, 4)) @ mix.T
