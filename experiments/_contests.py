@@ -24,7 +24,7 @@ from avb.models import FixedNormal, LatentVariableModel
 from avb.models._latent import standard_normal
 from avb.objectives import WeightedLogistic
 from avb.training._descend import descend
-from avb.training._losses import contest, encoded, stop
+from avb.training._losses import contest, drawn, stop
 from experiments._critics import OBJECTIVES, draws, relative
 from experiments._known import AffineDecoder
 from experiments._shapes import DATA, ShapePosterior
@@ -116,8 +116,8 @@ class Game(eqx.Module):
     def loss(self, x: Float[Array, "n x"], key: Key) -> Scalar:
         """The objectives of all critics, and the misfit of a learned contrast, once."""
         key_z, key_contest = jax.random.split(key)
-        x, features = encoded(self.method, x)
-        z = jax.vmap(self.method.posterior.draw)(features, jax.random.split(key_z, len(x)))
+        features = jax.vmap(self.method.posterior.encoder)(x)
+        z = drawn(self.method, features, key_z)
 
         def meet(critic: AbstractCritic):
             met = contest(self.with_critic(critic), x, features, z, key_contest)

@@ -13,6 +13,7 @@ from avb import FitConfig, Method
 from avb._types import Key, Latent
 from avb.contrasts import (
     AnchoredMomentContrast,
+    AnchoredSelfContrast,
     GaussianContrast,
     PriorContrast,
     SelfContrast,
@@ -31,6 +32,7 @@ FEATURES = 32
 DRAWS = 16
 SELF_DRAWS = 32
 SELF_COMPONENTS = 512
+ANCHORED_COMPONENTS = 128
 STEEPNESS = 4.0
 
 
@@ -100,6 +102,14 @@ def semi_implicit_learned(key: Key) -> Method:
     return eqx.tree_at(lambda m: m.contrast, semi_implicit_critic(key), contrast)
 
 
+def semi_implicit_self(key: Key) -> Method:
+    """The same over a mixture of conditionals at fixed noise."""
+    method = semi_implicit_critic(key)
+    assert isinstance(method.posterior, SemiImplicitPosterior)
+    contrast = AnchoredSelfContrast(method.posterior.noise_dim, num_components=ANCHORED_COMPONENTS)
+    return eqx.tree_at(lambda m: m.contrast, method, contrast)
+
+
 def _with_critic(model: LatentVariableModel, posterior, key: Key) -> Method:
     network = ResidualCritic(FEATURES, LATENT, width=64, depth=2, key=key)
     return Method(model, posterior, PriorContrast(), network, Logistic(), posterior_draws=DRAWS)
@@ -165,6 +175,14 @@ RECIPES = {
     ),
     "critic-semi": Recipe(
         "critic, semi-implicit", semi_implicit_critic, 40000, 2e-3, 4e-3, 0.0, components=2**20
+    ),
+    "critic-self": Recipe(
+        "critic, semi-implicit, conditionals at fixed noise",
+        semi_implicit_self,
+        48000,
+        6e-3,
+        6e-3,
+        components=2**20,
     ),
     "critic-semi-learned": Recipe(
         "critic, semi-implicit, learned Gaussian",

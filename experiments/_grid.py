@@ -10,11 +10,11 @@ from avb._types import Scalar
 from avb.objectives import (
     DonskerVaradhan,
     KLDual,
-    LeastSquares,
     Logistic,
     WeightedLogistic,
 )
 from avb.objectives._base import AbstractObjective
+from experiments._critics import UnboundedLeastSquares
 
 RATES = (0.25, 0.5, 1.0, 2.0, 4.0)
 STEPS = (1, 2, 4)
@@ -25,7 +25,7 @@ OBJECTIVES: dict[str, AbstractObjective] = {
     "weighted logistic": WeightedLogistic(),
     "KL dual": KLDual(),
     "Donsker–Varadhan": DonskerVaradhan(),
-    "least squares": LeastSquares(),
+    "unbounded least squares": UnboundedLeastSquares(),
 }
 
 

@@ -37,7 +37,7 @@ from avb.models import FixedNormal, LatentVariableModel
 from avb.models._latent import standard_normal
 from avb.objectives import WeightedLogistic
 from avb.posteriors import AbstractPosterior
-from avb.training._losses import adversary_loss, contest
+from avb.training._losses import adversary_loss, contest, drawn
 from experiments._results import RESULTS, markdown_table, write_json
 
 DIM, DATA_DIM, DATA, NOISE = 2, 4, 32, 0.7
@@ -199,7 +199,7 @@ def trained(method: Method, x: Array, settings: Regime, key: Key, rate: float = 
         held = eqx.tree_at(lambda m: m.critic, method, eqx.combine(parameters, static))
         key_z, key_contest = jax.random.split(key)
         features = jax.vmap(held.posterior.encoder)(x)
-        z = jax.vmap(held.posterior.draw)(features, jax.random.split(key_z, len(x)))
+        z = drawn(held, features, key_z)
         met = contest(held, x, features, z, key_contest)
         return adversary_loss(held, met)[1]
 

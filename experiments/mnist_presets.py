@@ -5,6 +5,7 @@ The same networks, data and epochs for all. Runs are trained into folders below
 
     python -m experiments.mnist_presets --data-dir ../shared/data/mnist
     python -m experiments.mnist_presets --data-dir ../shared/data/mnist --latent-dim 32
+    python -m experiments.mnist_presets --data-dir ../shared/data/mnist --network conv
 
 It prints, and writes beside the results, a table on the first test images: the ELBO
 (exact, between two bounds, or a critic's estimate with the verdict on it), log p(x) by
@@ -16,6 +17,7 @@ import dataclasses
 import json
 import time
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import tyro
@@ -36,6 +38,7 @@ class Config:
     Attributes:
         data_dir: Folder of the MNIST files.
         latent_dim: Number of latent dimensions.
+        network: Fully connected, or convolutional.
         epochs: Epochs of each run.
         kl_warmup: Epochs over which the weight of log p(z) − log q(z|x) rises from 0 to 1; the
             library's default where it is not given.
@@ -48,6 +51,7 @@ class Config:
 
     data_dir: Path
     latent_dim: int = 8
+    network: Literal["mlp", "conv"] = "mlp"
     epochs: int = 30
     kl_warmup: float | None = None
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -59,7 +63,8 @@ class Config:
     @property
     def name(self) -> str:
         warmup = self.fit_config.kl_warmup_epochs
-        return f"mnist_presets_d{self.latent_dim}_e{self.epochs}_w{warmup:g}"
+        network = "" if self.network == "mlp" else f"_{self.network}"
+        return f"mnist_presets_d{self.latent_dim}_e{self.epochs}_w{warmup:g}{network}"
 
     @property
     def fit_config(self) -> avb.FitConfig:
@@ -78,6 +83,7 @@ def train(config: Config, method: str, seed: int, run_dir: Path) -> None:
             method=method,
             seed=seed,
             latent_dim=config.latent_dim,
+            network=config.network,
             fit=config.fit_config,
         )
         result = avb.train_run(run_config, run_dir)

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 from avb._types import Datum, Features, Key, Latent, Scalar
 from avb.critics._base import AbstractCritic
+from avb.nets._affine import affine
 
 
 class AbstractResidualCritic(AbstractCritic):
@@ -61,10 +62,10 @@ class AbstractResidualCritic(AbstractCritic):
 
     def outputs(self, features: Float[Array, " c"], white: Latent) -> Float[Array, "..."]:
         """All outputs at one whitened latent vector."""
-        hidden = features[: self.width] + self.latent(white)
+        hidden = features[: self.width] + affine(self.latent, white)
         for block in self.blocks:
-            hidden = hidden + block(jax.nn.silu(hidden))
-        squares = self.projection(white) ** 2
+            hidden = hidden + affine(block, jax.nn.silu(hidden))
+        squares = affine(self.projection, white) ** 2
         gated = features[self.width :] * squares
         return self.output(jnp.concatenate([jax.nn.silu(hidden), gated, squares, white]))
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from avb._types import Datum, Features, Key, Latent, Shape
+from avb.nets._affine import forward
 
 
 def with_zero_output(network: eqx.nn.MLP) -> eqx.nn.MLP:
@@ -59,7 +60,7 @@ class MLPEncoder(eqx.Module):
 
     def __call__(self, x: Datum) -> Features:
         """Features of shape ``(width,)`` of one datum."""
-        return self.layers((jnp.ravel(x) - self.shift) / self.scale)
+        return forward(self.layers, (jnp.ravel(x) - self.shift) / self.scale)
 
 
 class MLPDecoder(eqx.Module):
@@ -86,4 +87,4 @@ class MLPDecoder(eqx.Module):
 
     def __call__(self, z: Latent) -> Float[Array, "..."]:
         """Unbounded likelihood parameters of shape ``out_shape``."""
-        return self.layers(z).reshape(self.out_shape)
+        return forward(self.layers, z).reshape(self.out_shape)

@@ -10,6 +10,7 @@ from avb._errors import ConfigError
 from avb._types import Features, Key, Latent, Noise, Shape
 from avb.densities import DiagonalGaussian
 from avb.densities._scale import MAX_SHIFT, bounded_log_scale, bounded_shift
+from avb.nets._affine import affine, forward
 from avb.nets._mlp import with_zero_output
 from avb.posteriors._base import AbstractImplicitPosterior, feature_size
 from avb.posteriors._gaussian import diagonal_from
@@ -106,10 +107,10 @@ class ImplicitPosterior(AbstractImplicitPosterior):
         condition = raw[2 * self.latent_dim :]
         first, *rest = self.network.layers
         assert first.bias is not None
-        shared = first.weight[:, : condition.size] @ condition + first.bias
-        hidden = shared + first.weight[:, condition.size :] @ noise
+        shared = condition @ first.weight[:, : condition.size].T + first.bias
+        hidden = shared + noise @ first.weight[:, condition.size :].T
         for layer in rest:
-            hidden = layer(self.network.activation(hidden))
+            hidden = affine(layer, self.network.activation(hidden))
         return hidden
 
     def frame(self, features: Features) -> DiagonalGaussian:
@@ -172,7 +173,7 @@ class BasisPosterior(AbstractImplicitPosterior):
 
     def transform(self, features: Features, noise: Noise) -> Latent:
         separate = noise.reshape(self.num_basis, self.noise_dim)
-        vectors = eqx.filter_vmap(lambda network, e: network(e))(self.basis, separate)
+        vectors = eqx.filter_vmap(forward)(self.basis, separate)
         raw = self.head(features).reshape(1 + self.num_basis, self.latent_dim)
         return raw[0] + jnp.sum(raw[1:] * vectors, axis=0)
 

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 from avb._types import Features, Key, Latent, Noise, Shape
 from avb.densities import DiagonalGaussian
 from avb.densities._scale import bounded_shift
+from avb.nets._affine import affine, forward
 from avb.posteriors._base import AbstractPosterior, feature_size
 from avb.posteriors._gaussian import diagonal_from
 
@@ -68,8 +69,8 @@ class SemiImplicitPosterior(AbstractPosterior):
         raw = self.head(features)
         split = 2 * self.latent_dim
         frame = diagonal_from(raw[:split], self.latent_dim)
-        hidden = jax.nn.silu(raw[split:] + self.mix(noise))
-        shift, log_shrink = jnp.split(self.network(hidden), 2)
+        hidden = jax.nn.silu(raw[split:] + affine(self.mix, noise))
+        shift, log_shrink = jnp.split(forward(self.network, hidden), 2)
         return DiagonalGaussian(
             frame.loc + jnp.exp(frame.log_scale) * bounded_shift(shift),
             frame.log_scale + bounded_shift(log_shrink),

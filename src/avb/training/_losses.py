@@ -63,34 +63,48 @@ def total_loss(method: Method, x: Data, key: Key, beta: Scalar) -> tuple[Scalar,
     """
     if isinstance(method.contrast, SelfContrast):
         return _semi_implicit(method, x, jax.vmap(method.posterior.encoder)(x), key, beta)
-    x, features = encoded(method, x)
+    features = jax.vmap(method.posterior.encoder)(x)
     if method.importance_samples > 1:
+        x, features = repeated((x, features), method.posterior_draws)
         return _importance_weighted(method, x, features, key, beta)
     if method.critic is None:
         return _exact(method, x, features, key, beta)
     return _adversarial(method, x, features, key, beta)
 
 
-def encoded(method: Method, x: Data) -> tuple[Data, Float[Array, "r f"]]:
-    """Data and their features, a row for each of a datum's posterior draws."""
-    features = jax.vmap(method.posterior.encoder)(x)
-    if method.posterior_draws == 1:
-        return x, features
-    x, features = (jnp.repeat(rows, method.posterior_draws, axis=0) for rows in (x, features))
-    return x, features
+def repeated(tree: PyTree, times: int, axes: PyTree = 0) -> PyTree:
+    """Every row so many times, one after the other; leaves whose axis is ``None`` as they are."""
+    if times == 1:
+        return tree
+
+    def of_axis(axis, leaves):
+        return leaves if axis is None else jax.tree.map(rows, leaves)
+
+    def rows(leaf):
+        return jnp.repeat(leaf, times, axis=0)
+
+    return jax.tree.map(of_axis, axes, tree, is_leaf=lambda axis: axis is None)
+
+
+def drawn(method: Method, features: Float[Array, "n f"], key: Key) -> Float[Array, "r d"]:
+    """The ``posterior_draws`` draws of each datum's posterior, a row each."""
+    rows = repeated(features, method.posterior_draws)
+    return jax.vmap(method.posterior.draw)(rows, jax.random.split(key, len(rows)))
 
 
 def _elbo(
     method: Method,
     x: Data,
-    z: Float[Array, "n d"],
-    log_contrast: Float[Array, " n"],
-    critic: Float[Array, " n"],
+    z: Float[Array, "r d"],
+    log_contrast: Float[Array, " r"],
+    critic: Float[Array, " r"],
     beta: Scalar,
     critic_loss: Scalar,
 ) -> tuple[Scalar, Terms]:
-    """The model's loss and all terms, from one posterior draw a row."""
-    log_likelihood = jnp.mean(jax.vmap(method.model.log_likelihood)(x, z))
+    """The model's loss and all terms, from as many posterior draws of each datum, a row each."""
+    # Rows, not draws within data: XLA's CPU code transposes the products of nested batches.
+    rows = repeated(x, len(z) // len(x))
+    log_likelihood = jnp.mean(jax.vmap(method.model.log_likelihood)(rows, z))
     log_prior = jnp.mean(jax.vmap(method.model.log_prior)(z))
     mean_contrast, mean_critic = jnp.mean(log_contrast), jnp.mean(critic)
     divergence = mean_contrast + mean_critic - log_prior
@@ -109,10 +123,10 @@ def _elbo(
 def _exact(method, x, features, key, beta) -> tuple[Scalar, Terms]:
     posterior = method.posterior
     assert isinstance(posterior, AbstractTractablePosterior)
-    keys = jax.random.split(key, x.shape[0])
-    z = jax.vmap(posterior.draw)(features, keys)
+    z = drawn(method, features, key)
     frozen = stop(posterior)
-    log_q = jax.vmap(lambda f, z: frozen.density(f).log_prob(z))(lax.stop_gradient(features), z)
+    rows = repeated(lax.stop_gradient(features), method.posterior_draws)
+    log_q = jax.vmap(lambda f, z: frozen.density(f).log_prob(z))(rows, z)
     zero = jnp.zeros(())
     return _elbo(method, x, z, log_q, jnp.zeros_like(log_q), beta, zero)
 
@@ -174,7 +188,7 @@ def _semi_implicit(method, x, features, key, beta) -> tuple[Scalar, Terms]:
         return jax.vmap(of_draw)(own, z)
 
     log_r = jax.vmap(log_mixture)(lax.stop_gradient(features), stop(conditionals), z).ravel()
-    x, z = jnp.repeat(x, draws[1], axis=0), z.reshape(-1, posterior.latent_dim)
+    z = z.reshape(-1, posterior.latent_dim)
     return _elbo(method, x, z, log_r, jnp.zeros_like(log_r), beta, jnp.zeros(()))
 
 
@@ -182,49 +196,56 @@ class Contest(eqx.Module):
     """What both players meet on in one batch: everything that z and T are compared at.
 
     Attributes:
-        densities: r(z|x) of each datum.
-        seen: What the critic keeps of each datum.
+        densities: r(z|x) of each posterior draw's datum.
+        seen: What the critic keeps of that datum.
         on_posterior: For each of the critic's b ratios, see
-            :meth:`~avb.critics.AbstractCritic.pairs`, values at draws of the density above.
-        on_contrast: The same at draws of the density below.
+            :meth:`~avb.critics.AbstractCritic.pairs`, values at draws of the density above, one a
+            posterior draw.
+        on_contrast: The same at m draws of the density below for each of those.
         fit_loss: Negative log-likelihood of a learned contrast, else zero.
     """
 
     densities: PyTree
-    seen: Float[Array, "n c"]
-    on_posterior: Float[Array, "b n"]
-    on_contrast: Float[Array, "b n m"]
+    seen: Float[Array, "r c"]
+    on_posterior: Float[Array, "b r"]
+    on_contrast: Float[Array, "b r m"]
     fit_loss: Scalar
 
 
 def contest(
-    method: Method, x: Data, features: Float[Array, "n f"], z: Float[Array, "n d"], key: Key
+    method: Method, x: Data, features: Float[Array, "n f"], z: Float[Array, "r d"], key: Key
 ) -> Contest:
-    """The critic's values on posterior and contrast draws; posterior and draws are constants."""
+    """The critic's values on posterior and contrast draws; posterior and draws are constants.
+
+    Contrast and the critic's features are made once a datum, whatever its number of draws, which
+    are r / n successive rows of ``z``.
+    """
     contrast, critic, prior = method.contrast, method.critic, method.model.fixed_prior
     assert isinstance(contrast, AbstractContrast)
     assert critic is not None
     features, z = lax.stop_gradient((features, z))
     posterior = stop(method.posterior)
     key_condition, key_sample = jax.random.split(key)
-    keys = jax.random.split(key_condition, x.shape[0])
+    keys = jax.random.split(key_condition, len(x))
     axes = contrast.density_axes
     densities = eqx.filter_vmap(contrast.condition, in_axes=(None, None, 0, 0), out_axes=axes)(
         posterior, prior, features, keys
     )
+    draws = len(z) // len(x)
+    densities = repeated(densities, draws, axes)
     fit_loss = jnp.zeros(())
     if contrast.is_learned:
         log_prob = jax.vmap(lambda density, z: density.log_prob(z), in_axes=(axes, 0))
         fit_loss = -jnp.mean(log_prob(densities, z))
     densities = stop(densities)
-    seen = jax.vmap(critic.features)(x, features)
+    seen = repeated(jax.vmap(critic.features)(x, features), draws)
 
     def values(density, seen, z, key):
         keys = jax.random.split(key, method.contrast_draws)
-        drawn = jax.vmap(density.sample)(keys)
-        return critic.pairs(seen, density.whiten(z), jax.vmap(density.whiten)(drawn))
+        sample = jax.vmap(density.sample)(keys)
+        return critic.pairs(seen, density.whiten(z), jax.vmap(density.whiten)(sample))
 
-    keys = jax.random.split(key_sample, x.shape[0])
+    keys = jax.random.split(key_sample, len(z))
     on_posterior, on_contrast = jax.vmap(values, in_axes=(axes, 0, 0, 0), out_axes=1)(
         densities, seen, z, keys
     )
@@ -246,7 +267,7 @@ def offset_of(method: Method, on_contrast: Float[Array, "b n m"]) -> Scalar:
 
 def _adversarial(method, x, features, key, beta) -> tuple[Scalar, Terms]:
     key_z, key_contest = jax.random.split(key)
-    z = jax.vmap(method.posterior.draw)(features, jax.random.split(key_z, x.shape[0]))
+    z = drawn(method, features, key_z)
     met = contest(method, x, features, z, key_contest)
     loss, critic_loss = adversary_loss(method, met)
     frozen = stop(method.critic)

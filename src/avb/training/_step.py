@@ -14,7 +14,7 @@ from avb._types import Key, Scalar
 from avb.training._batches import DeviceData
 from avb.training._config import FitConfig
 from avb.training._guard import part_at_fault, squared_norm
-from avb.training._losses import adversary_loss, contest, encoded, total_loss
+from avb.training._losses import adversary_loss, contest, drawn, total_loss
 from avb.training._state import Rates, State, Sums, optimisers, players, with_players
 
 # The average moves every few steps, with the same time constant: its memory traffic would
@@ -116,8 +116,8 @@ def _critic_step(
 ) -> tuple[Method, PyTree]:
     """One more critic update on the same data, with fresh draws from q and r."""
     key_z, key_contest = jax.random.split(key)
-    x, features = encoded(method, x)
-    z = jax.vmap(method.posterior.draw)(features, jax.random.split(key_z, x.shape[0]))
+    features = jax.vmap(method.posterior.encoder)(x)
+    z = drawn(method, features, key_z)
 
     def loss(method: Method) -> Scalar:
         return adversary_loss(method, contest(method, x, features, z, key_contest))[0]
