@@ -32,7 +32,7 @@ FEATURES = 32
 DRAWS = 16
 SELF_DRAWS = 32
 SELF_COMPONENTS = 512
-ANCHORED_COMPONENTS = 128
+ANCHORED_COMPONENTS = 512
 STEEPNESS = 4.0
 
 
@@ -180,8 +180,9 @@ RECIPES = {
         "critic, semi-implicit, conditionals at fixed noise",
         semi_implicit_self,
         48000,
+        3e-3,
         6e-3,
-        6e-3,
+        0.0,
         components=2**20,
     ),
     "critic-semi-learned": Recipe(

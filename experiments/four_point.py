@@ -44,6 +44,7 @@ PAPER = {
     "critic": AVB_OF_THE_PAPER,
     "critic-anchored": AVB_OF_THE_PAPER,
     "critic-semi": AVB_OF_THE_PAPER,
+    "critic-self": AVB_OF_THE_PAPER,
     "critic-semi-learned": AVB_OF_THE_PAPER,
 }
 TARGETS = (-1.395, -1.41)
