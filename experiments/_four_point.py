@@ -32,7 +32,6 @@ FEATURES = 32
 DRAWS = 16
 SELF_DRAWS = 32
 SELF_COMPONENTS = 512
-ANCHORED_COMPONENTS = 512
 STEEPNESS = 4.0
 
 
@@ -106,7 +105,7 @@ def semi_implicit_self(key: Key) -> Method:
     """The same over a mixture of conditionals at fixed noise."""
     method = semi_implicit_critic(key)
     assert isinstance(method.posterior, SemiImplicitPosterior)
-    contrast = AnchoredSelfContrast(method.posterior.noise_dim, num_components=ANCHORED_COMPONENTS)
+    contrast = AnchoredSelfContrast(method.posterior.noise_dim, num_components=SELF_COMPONENTS)
     return eqx.tree_at(lambda m: m.contrast, method, contrast)
 
 

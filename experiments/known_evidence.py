@@ -27,8 +27,8 @@ import tyro
 from avb.evaluation import Estimate, bidirectional_bounds, elbo_bracket, importance_bound
 from avb.evaluation._bidirectional import simulated_data
 from experiments._known import Known, gamma_poisson, linear_gaussian, nonlinear
+from experiments._linear_gaussian import known_mixture
 from experiments._results import RESULTS, markdown_table, write_json
-from experiments.closed_form import known_mixture
 
 ERRORS = 3.0
 HOLDS = ("importance_holds", "annealing_holds")
