@@ -334,9 +334,9 @@ def test_draws_a_datum_are_as_good_as_repeated_data(name, key):
     (expected, _), rows = compiled(method, jnp.repeat(x, 3, axis=0), key, jnp.ones(()))
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
     by_name = leaves(rows)
-    for name, leaf in leaves(gradient).items():
-        scale = np.abs(by_name[name]).max(initial=0.0)
-        np.testing.assert_allclose(leaf, by_name[name], atol=1e-4 * scale, err_msg=name)
+    for leaf_name, leaf in leaves(gradient).items():
+        scale = np.abs(by_name[leaf_name]).max(initial=0.0)
+        np.testing.assert_allclose(leaf, by_name[leaf_name], atol=1e-4 * scale, err_msg=leaf_name)
 
 
 def test_weight_of_the_divergence(key):
