@@ -8,13 +8,13 @@ from jaxtyping import Array, Float, Int32
 
 from avb._types import Scalar
 from avb.objectives import (
+    AbstractObjective,
     DonskerVaradhan,
     KLDual,
+    LeastSquares,
     Logistic,
     WeightedLogistic,
 )
-from avb.objectives._base import AbstractObjective
-from experiments._critics import UnboundedLeastSquares
 
 RATES = (0.25, 0.5, 1.0, 2.0, 4.0)
 STEPS = (1, 2, 4)
@@ -25,7 +25,7 @@ OBJECTIVES: dict[str, AbstractObjective] = {
     "weighted logistic": WeightedLogistic(),
     "KL dual": KLDual(),
     "Donsker–Varadhan": DonskerVaradhan(),
-    "unbounded least squares": UnboundedLeastSquares(),
+    "least squares": LeastSquares(),
 }
 
 
@@ -84,6 +84,10 @@ class Cell(NamedTuple):
     structure: Structure
     objective: str
     rate: float = 1.0
+
+
+# What the presets use where nothing is said: the middle of every grid.
+PRESET = Cell(Structure("anchored moments"), "weighted logistic")
 
 
 def programs(default: Cell, *, full: bool) -> dict[Structure, list[Cell]]:

@@ -25,7 +25,7 @@ from avb.posteriors._base import feature_size
 from avb.training import DeviceData
 from avb.training._batches import Encoding
 from experiments import _four_point as four_point
-from experiments._grid import Cell, Chosen, Structure
+from experiments._grid import PRESET, Cell, Chosen, Structure
 from experiments._standardised import standardised
 from experiments.multimodal import banana
 
@@ -200,7 +200,7 @@ def digits_problem(title: str, width: int, epochs: int, *, full: bool) -> Proble
     """The digits with networks of so many units; 300 and 50 epochs are the library's defaults."""
     return Problem(
         title=title,
-        default=Cell(Structure("anchored moments"), "weighted logistic"),
+        default=PRESET,
         critic_width=128,
         base=functools.partial(digits_base, width),
         fit=FitConfig(epochs=epochs),
@@ -217,7 +217,7 @@ TOY = four_point.RECIPES["critic"]
 PROBLEMS = {
     "toy": Problem(
         title="four points",
-        default=Cell(Structure("prior"), "logistic"),
+        default=PRESET,
         critic_width=64,
         base=four_point.critic,
         fit=dataclasses.replace(TOY.fit_config(1.0), epochs=1000),
@@ -229,7 +229,7 @@ PROBLEMS = {
     ),
     "banana": Problem(
         title="banana",
-        default=Cell(Structure("prior"), "logistic"),
+        default=PRESET,
         critic_width=64,
         base=banana_base,
         fit=FitConfig(

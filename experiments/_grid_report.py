@@ -12,9 +12,6 @@ from experiments._grid import CONTRASTS, OBJECTIVES, RATES, STEPS, WIDTHS, Cell,
 from experiments._grid_problems import Problem
 from experiments._results import markdown_table
 
-# What the presets use where nothing is said, on problems whose recipe is another.
-PRESET = Cell(Structure("anchored moments"), "weighted logistic")
-
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
@@ -70,8 +67,7 @@ def summary_table(summaries: dict[str, Summary]) -> str:
     """One row a problem: how far the default is from the best, and what fails."""
     header = [
         "problem", "quality", "default", "best cell", "default below the best",
-        "preset's parts below the best", "runs without failure", "of those at the default contrast",
-        "anchored moments", "cells",
+        "runs without failure", "of those at the default contrast", "with the prior", "cells",
     ]  # fmt: skip
     rows = []
     for summary in summaries.values():
@@ -83,10 +79,9 @@ def summary_table(summaries: dict[str, Summary]) -> str:
                 f"{described(default)}: {summary.quality[default]:.3f}",
                 f"{described(best)}: {summary.quality[best]:.3f}",
                 nats(summary.below(default)),
-                nats(summary.below(PRESET)),
                 f"{summary.share():.0%}",
                 f"{summary.share(with_contrast(default.structure.contrast)):.0%}",
-                f"{summary.share(with_contrast(PRESET.structure.contrast)):.0%}",
+                f"{summary.share(with_contrast('prior')):.0%}",
                 str(len(summary.quality)),
             ]
         )

@@ -3,8 +3,8 @@
     python -m experiments.sensitivity                          # all problems, seed 0
     python -m experiments.sensitivity --problems digits
 
-Pairs of settings, all else at the default: critic rate × contrast, objective × contrast, rate ×
-critic steps and rate × critic width, 42 cells a problem. All rates, objectives and seeds of one
+Pairs of settings, all else as in `avb_adaptive`: critic rate × contrast, objective × contrast, rate
+× critic steps and rate × critic width, 42 cells a problem. All rates, objectives and seeds of one
 structure are one compiled program, six a problem, of 5 or 9 runs a seed, by the library's own
 `step`. The problems are four points (`experiments.four_point`), the banana of
 `experiments.multimodal` under a purely implicit posterior, and the digits with `avb_adaptive` at

@@ -14,6 +14,9 @@ from avb.runs._record import RunRecord
 from avb.training import DeviceData, State, init
 from avb.training._batches import Encoding
 
+# The program that draws initial weights runs once: quick to compile is better than quick to run.
+ONCE = {"xla_backend_optimization_level": 0}
+
 
 def encoding(record: RunRecord) -> Encoding:
     """How ``fit`` turns stored values into those that the likelihood takes."""
@@ -29,7 +32,7 @@ def _build(record: RunRecord, key: Key) -> Method:
     # A flow keeps arrays in functions, which must not outlive the program that made them.
     if record.config.method == "flow_vae":
         return preset(key=key)
-    return eqx.filter_jit(lambda key: preset(key=key))(key)
+    return eqx.filter_jit(lambda key: preset(key=key), compiler_options=ONCE)(key)
 
 
 def initial_state(record: RunRecord) -> State:
