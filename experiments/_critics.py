@@ -10,13 +10,14 @@ from avb.objectives import (
     AbstractObjective,
     DonskerVaradhan,
     KLDual,
+    LeastSquares,
     Logistic,
     WeightedLogistic,
 )
 
 
 class UnboundedLeastSquares(AbstractObjective):
-    """L(T) = ½ E_r[exp 2T] − E_q[exp T], the library's least squares when tables were made with it.
+    """L(T) = ½ E_r[exp 2T] − E_q[exp T], the fit of q / r itself, which the library leaves out.
 
     References:
         Kanamori, Hido & Sugiyama (2009), https://jmlr.org/papers/v10/kanamori09a.html.
@@ -31,6 +32,7 @@ OBJECTIVES: tuple[AbstractObjective, ...] = (
     Logistic(),
     WeightedLogistic(),
     DonskerVaradhan(),
+    LeastSquares(),
     UnboundedLeastSquares(),
 )
 

@@ -16,7 +16,7 @@ NAMES = (*(type(objective).__name__ for objective in OBJECTIVES), "none")
 DEFAULT = "WeightedLogistic"
 # Worse than the contrast alone by more than the tolerance of `avb diagnose`, in nats.
 WORSE = 0.1
-COLOURS = ("tab:red", "tab:orange", "tab:blue", "tab:purple", "tab:brown", "0.6")
+COLOURS = ("tab:red", "tab:orange", "tab:blue", "tab:purple", "tab:green", "tab:brown", "0.6")
 MARKERS = dict(zip(CONTRASTS, "svo^D", strict=True))
 
 
