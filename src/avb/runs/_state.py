@@ -32,7 +32,9 @@ def _build(record: RunRecord, key: Key) -> Method:
     # A flow keeps arrays in functions, which must not outlive the program that made them.
     if record.config.method == "flow_vae":
         return preset(key=key)
-    return eqx.filter_jit(lambda key: preset(key=key), compiler_options=ONCE)(key)
+    # Equinox hands other arguments on to jax.jit; its types do not say so.
+    build = eqx.filter_jit(lambda key: preset(key=key), compiler_options=ONCE)  # pyright: ignore
+    return build(key)
 
 
 def initial_state(record: RunRecord) -> State:
