@@ -17,7 +17,7 @@ from avb.objectives import (
 )
 
 RATES = (0.25, 0.5, 1.0, 2.0, 4.0)
-STEPS = (1, 2, 4)
+STEPS = (1, 4)
 WIDTHS = (0.25, 1.0, 2.0)
 CONTRASTS = ("prior", "learned Gaussian", "anchored moments")
 OBJECTIVES: dict[str, AbstractObjective] = {
@@ -90,20 +90,19 @@ class Cell(NamedTuple):
 PRESET = Cell(Structure("anchored moments"), "weighted logistic")
 
 
-def programs(default: Cell, *, full: bool) -> dict[Structure, list[Cell]]:
-    """The cells of each program.
+def programs(default: Cell) -> dict[Structure, list[Cell]]:
+    """The cells of each program: pairs of changes to a default.
 
-    In full: contrast × objective × rate; steps × rate and width × rate at the default's
-    contrast and objective. Else only pairs: contrast × rate at the default's objective, contrast ×
-    objective at its rate, and no grid of two steps.
+    Contrast × rate at the default's objective, contrast × objective at its rate, steps × rate and
+    width × rate at its contrast and objective.
     """
     contrast = default.structure.contrast
-    paired = [Structure(contrast, steps=steps) for steps in STEPS[1 if full else 2 :]]
+    paired = [Structure(contrast, steps=steps) for steps in STEPS if steps != 1]
     paired += [Structure(contrast, width=width) for width in WIDTHS if width != 1.0]
     crossed = [
         (objective, rate)
         for objective, rate in itertools.product(OBJECTIVES, RATES)
-        if full or objective == default.objective or rate == default.rate
+        if objective == default.objective or rate == default.rate
     ]
     cells = {
         structure: [Cell(structure, *rest) for rest in crossed]

@@ -30,6 +30,7 @@ from experiments._standardised import standardised
 from experiments.multimodal import banana
 
 DIGITS_DIM = 8
+DIGITS_WIDTH = 300
 HELD_OUT_SAMPLES = 200
 BANANA_FEATURES = 64
 BANANA_DRAWS = 64
@@ -53,7 +54,6 @@ class Problem:
         quality: In nats per datum, the larger the better, of a trained method.
         tolerance: Nats below the best cell from which on a run has failed.
         measure: What the quality is, in words.
-        full: Whether the grid crosses contrast, objective and rate, see ``programs``.
     """
 
     title: str
@@ -66,7 +66,6 @@ class Problem:
     quality: Callable[[Method], float]
     tolerance: float
     measure: str
-    full: bool = False
 
     def device_data(self) -> DeviceData:
         """The training data on the device."""
@@ -176,9 +175,9 @@ def digits() -> avb.Dataset:
     return avb.load_dataset("digits")
 
 
-def digits_base(width: int, key: Key) -> Method:
-    """The preset on networks of so many units."""
-    architecture = standardised(digits().train, latent_dim=DIGITS_DIM, width=width)
+def digits_base(key: Key) -> Method:
+    """The preset at its defaults."""
+    architecture = standardised(digits().train, latent_dim=DIGITS_DIM, width=DIGITS_WIDTH)
     return avb.avb_adaptive(architecture, key=key)
 
 
@@ -194,23 +193,6 @@ def digits_quality(method: Method) -> float:
         batch_size=100,
     )
     return bound.mean
-
-
-def digits_problem(title: str, width: int, epochs: int, *, full: bool) -> Problem:
-    """The digits with networks of so many units; 300 and 50 epochs are the library's defaults."""
-    return Problem(
-        title=title,
-        default=PRESET,
-        critic_width=128,
-        base=functools.partial(digits_base, width),
-        fit=FitConfig(epochs=epochs),
-        data=lambda: digits().train,
-        encoding="binarise",
-        quality=digits_quality,
-        tolerance=1.0,
-        measure="log p(x) ≥, by importance weighting, on validation images",
-        full=full,
-    )
 
 
 TOY = four_point.RECIPES["critic"]
@@ -247,6 +229,16 @@ PROBLEMS = {
         tolerance=1.0,
         measure="ELBO, log Z = 0 less KL(q‖p) over cells",
     ),
-    "digits": digits_problem("digits", 300, 50, full=False),
-    "digits-small": digits_problem("digits, 64 units", 64, 60, full=True),
+    "digits": Problem(
+        title="digits",
+        default=PRESET,
+        critic_width=128,
+        base=digits_base,
+        fit=FitConfig(),
+        data=lambda: digits().train,
+        encoding="binarise",
+        quality=digits_quality,
+        tolerance=1.0,
+        measure="log p(x) ≥, by importance weighting, on validation images",
+    ),
 }

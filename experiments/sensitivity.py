@@ -8,9 +8,7 @@ Pairs of settings, all else as in `avb_adaptive`: critic rate × contrast, objec
 structure are one compiled program, six a problem, of 5 or 9 runs a seed, by the library's own
 `step`. The problems are four points (`experiments.four_point`), the banana of
 `experiments.multimodal` under a purely implicit posterior, and the digits with `avb_adaptive` at
-the library's defaults, 300 units and 50 epochs. A first grid on the digits had rate × objective
-× contrast in full, 95 cells, and networks of 64 units, which so few steps leave far from done; it
-is kept beside the others. Budgets are the same for all cells of a problem.
+the library's defaults. Budgets are the same for all cells of a problem.
 
 No cell is judged by its own critic: the toy by the exact mean log p(x); the banana by KL(q‖p),
 counted over cells in coordinates in which p is N(0, I); the digits by the importance-weighted
@@ -128,7 +126,7 @@ def main(config: Config) -> None:
     for name in config.problems:
         problem = PROBLEMS[name]
         found = results.setdefault(name, {})
-        for structure, cells in programs(problem.default, full=problem.full).items():
+        for structure, cells in programs(problem.default).items():
             if structure.name in found:
                 continue
             found[structure.name] = run_program(problem, structure, cells, config.seeds)
