@@ -1,6 +1,6 @@
 """Every critic, contrast and objective against posteriors whose log density is known.
 
-    python -m experiments.known_densities                          # about two hours on one core
+    python -m experiments.known_densities                          # about an hour on one core
     python -m experiments.known_densities --dims 2 --seeds 1       # a look
 
 Five shapes (a Gaussian as control, a mixture of separated Gaussians, a ring, Student's t with
@@ -24,7 +24,7 @@ import tyro
 
 from experiments._contests import CONTRASTS, Budget, moment_divergence, run
 from experiments._estimators import ESTIMATORS, score_errors
-from experiments._known_tables import draw, report
+from experiments._known_tables import NAMES, draw, report
 from experiments._results import RESULTS, write_json
 from experiments._shapes import CHOOSING, SHAPES, ShapePosterior
 
@@ -108,7 +108,11 @@ def as_lists(values: np.ndarray) -> list:
 def main(options: Options) -> None:
     """Measure what is missing, keep every cell, write table and picture."""
     path = options.out / "known_densities.json"
-    settings = {"seeds": options.seeds, "budget": dataclasses.asdict(options.budget)}
+    settings = {
+        "seeds": options.seeds,
+        "budget": dataclasses.asdict(options.budget),
+        "objectives": list(NAMES),
+    }
     kept = json.loads(path.read_text()) if path.exists() else {}
     cells = kept["cells"] if kept.get("settings") == settings else {}
     for cell in plan(options):
