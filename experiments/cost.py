@@ -68,6 +68,12 @@ class Config:
         return self.epochs or (100 if self.data == "digits" else 30)
 
     @property
+    def command(self) -> str:
+        """What reads the same data."""
+        options = "" if self.data == "digits" else f" --data {self.data} --data-dir DIR"
+        return f"python -m experiments.cost{options}"
+
+    @property
     def path(self) -> Path:
         name = f"cost_{self.data}_d{self.latent_dim}_w{self.width}_e{self.passes}"
         return RESULTS / f"{name}.json"
@@ -223,7 +229,7 @@ def main(config: Config) -> None:
     picture(results, config.methods, config.path.with_suffix(".png"))
     reference = [best(runs[REFERENCE]["curve"]) for runs in results.values()]
     text = (
-        f"# Time to a held-out bound: {config.data}\n\n`python -m experiments.cost`; processor "
+        f"# Time to a held-out bound: {config.data}\n\n`{config.command}`; processor "
         f"time of training over the Gaussian VAE's to the same level; d = {config.latent_dim}, "
         f"networks of {config.width} units, {config.passes} epochs; levels relative to each seed's "
         f"best Gaussian VAE ({spread(reference)} nats); mean and range over seeds.\n\n"
