@@ -104,9 +104,9 @@ def semi_implicit_learned(key: Key) -> Method:
 
 def semi_implicit_many(key: Key) -> Method:
     """The same with many contrast draws a posterior draw, and a logistic loss that weighs them."""
-    method = semi_implicit_learned(key)
-    weighted = {"objective": WeightedLogistic(), "contrast_draws": CONTRAST_DRAWS}
-    return dataclasses.replace(method, **weighted)
+    return dataclasses.replace(
+        semi_implicit_learned(key), objective=WeightedLogistic(), contrast_draws=CONTRAST_DRAWS
+    )
 
 
 def semi_implicit_self(key: Key) -> Method:
