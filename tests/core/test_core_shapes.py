@@ -57,10 +57,10 @@ def test_draws_fulfil_the_identity_of_stein(measured, name):
 
 def test_what_is_not_finite_counts_as_failed():
     cell = {
-        "absolute": [[0.1, 0.2, 0.3, None, 0.65, 0.5]],
-        "bias": [[0.0] * 6],
-        "score": [[0.1] * 6],
+        "absolute": [[0.1, 0.2, 0.3, None, 0.65, 0.55, 0.5]],
+        "bias": [[0.0] * 7],
+        "score": [[0.1] * 7],
         "divergence": [0.4],
     }
     found = entries({"residual | 2 | prior | ring": cell, "score | 2 | Stein | ring": {}})
-    assert [entry.failed for entry in found] == [False, False, False, True, True, False]
+    assert [entry.failed for entry in found] == [False, False, False, True, True, False, False]
