@@ -2,9 +2,14 @@ import gc
 import os
 from collections.abc import Iterator
 
-# Tests run tiny networks for a few steps: nearly all of their time is XLA compiling, and without
-# its optimisations that takes half as long. To be set before JAX is imported.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+# Tests run tiny networks for a few steps: nearly all of their time is XLA compiling, which takes
+# half as long without its optimisations, and half of that again with its older emitters of code.
+# To be set before JAX is imported.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
+    "--xla_cpu_use_fusion_emitters=false",
+)
 
 import jax
 import pytest

@@ -7,15 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from avb._compiling import for_one_call
 from avb._method import Method
 from avb._presets import PRESETS
 from avb._types import Key
 from avb.runs._record import RunRecord
 from avb.training import DeviceData, State, init
 from avb.training._batches import Encoding
-
-# The program that draws initial weights runs once: quick to compile is better than quick to run.
-ONCE = {"xla_backend_optimization_level": 0}
 
 
 def encoding(record: RunRecord) -> Encoding:
@@ -33,7 +31,8 @@ def _build(record: RunRecord, key: Key) -> Method:
     if record.config.method == "flow_vae":
         return preset(key=key)
     # Equinox hands other arguments on to jax.jit; its types do not say so.
-    build = eqx.filter_jit(lambda key: preset(key=key), compiler_options=ONCE)  # pyright: ignore
+    options = for_one_call()
+    build = eqx.filter_jit(lambda key: preset(key=key), compiler_options=options)  # pyright: ignore
     return build(key)
 
 
