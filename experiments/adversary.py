@@ -16,6 +16,7 @@ import dataclasses
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +36,16 @@ from avb.contrasts import (
     MomentContrast,
 )
 from avb.critics import AbstractCritic, ResidualCritic, TelescopingCritic
-from avb.objectives import WeightedLogistic
+from avb.objectives import AbstractObjective, WeightedLogistic
 from avb.posteriors import ImplicitPosterior
 from avb.report import draw_diagnosis
+from experiments._regularised import FilmCritic, NoisyCritic, SlopeCritic, SlopePenalty
 from experiments._results import RESULTS, markdown_table, spread, write_json
 from experiments._standardised import standardised
 
 CONTRAST_DRAWS = 4
 REFERENCE = "learned"
+DEFAULT_OBJECTIVE = WeightedLogistic()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +57,7 @@ class Variant:
         contrast: From feature size, posterior and key.
         critic: From the sizes of features and latent vector, width and key.
         critic_width: Hidden units of the critic.
+        objective: What the critic minimises.
         fit: Settings of training that differ from the defaults.
     """
 
@@ -61,6 +65,7 @@ class Variant:
     contrast: Callable[[int, ImplicitPosterior, Key], AbstractContrast]
     critic: Callable[..., AbstractCritic] = ResidualCritic
     critic_width: int = 128
+    objective: AbstractObjective = DEFAULT_OBJECTIVE
     fit: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def method(self, architecture: Architecture, key: Key) -> Method:
@@ -71,8 +76,9 @@ class Variant:
         critic = self.critic(
             architecture.width, architecture.latent_dim, width=self.critic_width, key=key_critic
         )
-        objective = WeightedLogistic()
-        return Method(model, posterior, contrast, critic, objective, contrast_draws=CONTRAST_DRAWS)
+        return Method(
+            model, posterior, contrast, critic, self.objective, contrast_draws=CONTRAST_DRAWS
+        )
 
 
 def learned(size: int, posterior: ImplicitPosterior, key: Key) -> AbstractContrast:
@@ -103,6 +109,16 @@ VARIANTS = {
     "steps-2": Variant("learned, 2 critic steps", learned, fit={"critic_steps": 2}),
     "steps-5": Variant("learned, 5 critic steps", learned, fit={"critic_steps": 5}),
     "wide": Variant("learned, critic of 256 units", learned, critic_width=256),
+    "noise": Variant(
+        "learned, instance noise of 0.1 scales", learned, critic=partial(NoisyCritic, noise=0.1)
+    ),
+    "slope": Variant(
+        "learned, slope penalty R1 (γ = 0.1)",
+        learned,
+        critic=SlopeCritic,
+        objective=SlopePenalty(DEFAULT_OBJECTIVE, 0.1),
+    ),
+    "film": Variant("learned, x scales and shifts the critic's units (FiLM)", learned, FilmCritic),
     "anchored-rate-2": Variant(
         "fixed noise, rate × 2", anchored, fit={"critic_learning_rate": 4e-3}
     ),
