@@ -103,10 +103,17 @@ def semi_implicit_learned(key: Key) -> Method:
 
 
 def semi_implicit_many(key: Key) -> Method:
-    """The same with many contrast draws a posterior draw, and a logistic loss that weighs them."""
+    """A learned Gaussian, many contrast draws a posterior draw, a logistic loss that weighs them."""
     return dataclasses.replace(
         semi_implicit_learned(key), objective=WeightedLogistic(), contrast_draws=CONTRAST_DRAWS
     )
+
+
+def semi_implicit_wide(key: Key) -> Method:
+    """The same with a critic of twice the width and a block more."""
+    key, key_critic = jax.random.split(key)
+    network = ResidualCritic(FEATURES, LATENT, width=128, depth=3, key=key_critic)
+    return eqx.tree_at(lambda m: m.critic, semi_implicit_learned(key), network)
 
 
 def semi_implicit_self(key: Key) -> Method:
@@ -195,6 +202,15 @@ RECIPES = {
     "critic-semi-learned": Recipe(
         "critic, semi-implicit, learned Gaussian",
         semi_implicit_learned,
+        50000,
+        2e-3,
+        4e-3,
+        0.0,
+        components=2**20,
+    ),
+    "critic-semi-learned-wide": Recipe(
+        "critic of 3 × 128 units, semi-implicit, learned Gaussian",
+        semi_implicit_wide,
         50000,
         2e-3,
         4e-3,
