@@ -103,7 +103,7 @@ def semi_implicit_learned(key: Key) -> Method:
 
 
 def semi_implicit_many(key: Key) -> Method:
-    """A learned Gaussian, many contrast draws a posterior draw, a logistic loss that weighs them."""
+    """A learned Gaussian, many contrast draws a draw of q, and a logistic loss that weighs them."""
     return dataclasses.replace(
         semi_implicit_learned(key), objective=WeightedLogistic(), contrast_draws=CONTRAST_DRAWS
     )
