@@ -16,7 +16,7 @@ demo: $(READY)
 	$(BIN)/avb reconstruct $(DEMO)
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -73,6 +73,7 @@ def posterior(inference, data):
     return inference.run(jax.random.key(0), *data)
 
 
+@pytest.mark.slow
 def test_linear_model_against_its_closed_form(posterior, data, key):
     mean, covariance, evidence = exact(*data)
     draws = 20_000
