@@ -37,6 +37,7 @@ from experiments._seeds import mean_terms, train_seeds
 
 LIMIT = -math.log(4.0)
 SMOOTHING = 0.02
+PANELS = 5
 EVALUATION_DRAWS = 512
 AVB_OF_THE_PAPER = ("−1.403", "≈ −1.421")
 PAPER = {
@@ -156,10 +157,14 @@ def table(results: dict[str, list[dict]]) -> str:
 
 def picture(results: dict[str, list[dict]], path: Path) -> None:
     """The four posteriors of each method's first seed."""
+    columns = min(len(results), PANELS)
+    rows = -(-len(results) // columns)
     figure, axes = plt.subplots(
-        1, len(results), figsize=(3.2 * len(results), 3.4), squeeze=False, sharex=True, sharey=True
+        rows, columns, figsize=(3.2 * columns, 3.9 * rows), squeeze=False, sharex=True, sharey=True
     )
-    for axis, (name, runs) in zip(axes[0], results.items(), strict=True):
+    for axis in axes.flat[len(results) :]:
+        axis.set_axis_off()
+    for axis, (name, runs) in zip(axes.flat, results.items(), strict=False):
         for draws, colour in zip(runs[0]["draws"], ("C0", "C1", "C2", "C3"), strict=True):
             axis.plot(*np.asarray(draws).T, ".", ms=1.5, color=colour)
         title = RECIPES[name].title.replace(", ", "\n")
