@@ -208,6 +208,15 @@ RECIPES = {
         0.0,
         components=2**20,
     ),
+    "critic-semi-learned-slow": Recipe(
+        "critic, semi-implicit, learned Gaussian, half the rates, twice the steps",
+        semi_implicit_learned,
+        100000,
+        1e-3,
+        2e-3,
+        0.0,
+        components=2**20,
+    ),
     "critic-semi-learned-wide": Recipe(
         "critic of 3 × 128 units, semi-implicit, learned Gaussian",
         semi_implicit_wide,

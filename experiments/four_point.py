@@ -47,6 +47,7 @@ PAPER = {
     "critic-semi": AVB_OF_THE_PAPER,
     "critic-self": AVB_OF_THE_PAPER,
     "critic-semi-learned": AVB_OF_THE_PAPER,
+    "critic-semi-learned-slow": AVB_OF_THE_PAPER,
     "critic-semi-learned-wide": AVB_OF_THE_PAPER,
     "critic-semi-learned-16": AVB_OF_THE_PAPER,
 }
