@@ -38,6 +38,8 @@ def avb_process(tmp_path_factory) -> Callable[..., subprocess.Popen]:
             # them fill a pipe that no one reads until the process ends.
             "TF_CPP_MIN_LOG_LEVEL": "3",
             "PYTHONHASHSEED": str(hash_seed),
+            # Compiled once and run for a thousand steps, in contrast to those of other tests.
+            "XLA_FLAGS": "",
         }
         return subprocess.Popen(
             [sys.executable, "-m", "avb.cli", *args],

@@ -32,7 +32,7 @@ def final_arrays(folder: Path) -> dict[str, np.ndarray]:
 
 
 def finish(process: Popen) -> str:
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=600)
     assert process.returncode == 0, err
     return err
 
@@ -95,7 +95,7 @@ def test_sigint_and_sigterm_save_and_say_how_to_go_on(
         process = avb_process(*command)
         wait_for_step(folder, process, above=before)
         process.send_signal(number)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=300)
         assert process.returncode == 1, err
         assert out == ""
         assert err.splitlines()[-1] == (
