@@ -33,11 +33,8 @@ class NoisyCritic(ResidualCritic):
         return white + self.noise * jax.random.normal(_own_key(white), white.shape)
 
     def pairs(
-        self,
-        features: Float[Array, " c"],
-        white_posterior: Latent,
-        white_contrast: Float[Array, "m d"],
-    ) -> tuple[Float[Array, " b"], Float[Array, "b m"]]:
+        self, features: Features, white_posterior: Latent, white_contrast: Array
+    ) -> tuple[Array, Array]:
         noisy = jax.vmap(self._noisy)(white_contrast)
         return super().pairs(features, self._noisy(white_posterior), noisy)
 
@@ -46,11 +43,8 @@ class SlopeCritic(ResidualCritic):
     """It also tells |∇_z T|² at the posterior draw, as a last value on contrast draws."""
 
     def pairs(
-        self,
-        features: Float[Array, " c"],
-        white_posterior: Latent,
-        white_contrast: Float[Array, "m d"],
-    ) -> tuple[Float[Array, " b"], Float[Array, "b m"]]:
+        self, features: Features, white_posterior: Latent, white_contrast: Array
+    ) -> tuple[Array, Array]:
         on_posterior, on_contrast = super().pairs(features, white_posterior, white_contrast)
         slope = jax.grad(self.evaluate, argnums=1)(features, white_posterior)
         return on_posterior, jnp.append(on_contrast, jnp.sum(slope**2)[None, None], axis=1)

@@ -216,15 +216,10 @@ HEADER = [
 
 
 def table(config: Config) -> str:
-    """One row a variant; the cost of a step is over that of the learned contrast."""
-    runs = {
-        name: [
-            json.loads(file.read_text())
-            for seed in config.seeds
-            if (file := RESULTS / config.name / f"{name}-{seed}.json").exists()
-        ]
-        for name in config.variants
-    }
+    """One row for each variant with results; a step's cost is over the learned contrast's."""
+    files = sorted((RESULTS / config.name).glob("*.json"))
+    results = [json.loads(file.read_text()) for file in files]
+    runs = {name: [run for run in results if run["variant"] == name] for name in VARIANTS}
     reference = [run["step_ms"] for run in runs.get(REFERENCE, [])]
     rows = []
     for name, found in runs.items():
