@@ -226,6 +226,15 @@ RECIPES = {
         0.0,
         components=2**20,
     ),
+    "critic-semi-learned-wide-slow": Recipe(
+        "critic of 3 × 128 units, semi-implicit, learned Gaussian, half the rates, twice the steps",
+        semi_implicit_wide,
+        100000,
+        1e-3,
+        2e-3,
+        0.0,
+        components=2**20,
+    ),
     "critic-semi-learned-16": Recipe(
         "critic, semi-implicit, learned Gaussian, 16 contrast draws",
         semi_implicit_many,

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
@@ -37,3 +40,17 @@ def test_permutation_is_the_same_everywhere():
 
 def test_digits_are_the_same_every_time(digits: Dataset):
     assert load_dataset("digits").fingerprint == digits.fingerprint
+
+
+def test_digits_are_the_same_where_scikit_learn_keeps_its_file_elsewhere(
+    digits: Dataset, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("avb.data._digits._FILE", "moved.csv.gz")
+    assert load_dataset("digits").fingerprint == digits.fingerprint
+
+
+def test_digits_do_not_import_scikit_learn():
+    program = (
+        "import sys, avb.data; avb.data.load_dataset('digits'); assert 'sklearn' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)

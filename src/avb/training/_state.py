@@ -149,6 +149,8 @@ def _start(method: Method, data: DeviceData, config: FitConfig, key: Key) -> Sta
     return copied(state)
 
 
+# Compiled as one program too, for the same reason.
+@eqx.filter_jit
 def copied(tree: Tree) -> Tree:
     """The same tree in buffers of its own, which a compiled run may then reuse."""
     return jax.tree.map(lambda leaf: jnp.copy(leaf) if eqx.is_array(leaf) else leaf, tree)
