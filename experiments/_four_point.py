@@ -157,6 +157,7 @@ class Recipe:
         momentum: Adam's first moment.
         components: Components of the mixture in the bounds; the narrower the conditionals, the
             more it takes.
+        warmup: Share of the steps over which the weight of KL(q‖p) rises from 0 to 1.
     """
 
     title: str
@@ -166,17 +167,19 @@ class Recipe:
     critic_rate: float = 2e-3
     momentum: float = 0.9
     components: int = 2**18
+    warmup: float = 0.0
 
     def fit_config(self, share: float) -> FitConfig:
         """The library's settings, for a share of the steps."""
+        steps = int(self.steps * share)
         return FitConfig(
-            epochs=int(self.steps * share),
+            epochs=steps,
             batch_size=4,
             learning_rate=self.rate,
             critic_learning_rate=self.critic_rate,
             momentum=self.momentum,
             final_rate=0.01,
-            kl_warmup=0.0,
+            kl_warmup=self.warmup * steps,
         )
 
 
@@ -226,14 +229,15 @@ RECIPES = {
         0.0,
         components=2**20,
     ),
-    "critic-semi-learned-wide-slow": Recipe(
-        "critic of 3 × 128 units, semi-implicit, learned Gaussian, half the rates, twice the steps",
-        semi_implicit_wide,
-        100000,
-        1e-3,
-        2e-3,
+    "critic-semi-learned-warm": Recipe(
+        "critic, semi-implicit, learned Gaussian, KL warm-up, three times the steps",
+        semi_implicit_learned,
+        150000,
+        1.5e-3,
+        3e-3,
         0.0,
         components=2**20,
+        warmup=0.4,
     ),
     "critic-semi-learned-16": Recipe(
         "critic, semi-implicit, learned Gaussian, 16 contrast draws",

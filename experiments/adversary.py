@@ -39,11 +39,13 @@ from avb.critics import AbstractCritic, ResidualCritic, TelescopingCritic
 from avb.objectives import AbstractObjective, WeightedLogistic
 from avb.posteriors import ImplicitPosterior
 from avb.report import draw_diagnosis
+from experiments._driven import fit_driven
 from experiments._regularised import FilmCritic, NoisyCritic, SlopeCritic, SlopePenalty
 from experiments._results import RESULTS, markdown_table, spread, write_json
 from experiments._standardised import standardised
 
 CONTRAST_DRAWS = 4
+DRIVING_DATA = 1000
 REFERENCE = "learned"
 DEFAULT_OBJECTIVE = WeightedLogistic()
 
@@ -59,6 +61,7 @@ class Variant:
         critic_width: Hidden units of the critic.
         objective: What the critic minimises.
         fit: Settings of training that differ from the defaults.
+        driven: Whether a held-out loss decides the number of critic steps.
     """
 
     title: str
@@ -67,6 +70,7 @@ class Variant:
     critic_width: int = 128
     objective: AbstractObjective = DEFAULT_OBJECTIVE
     fit: dict[str, Any] = dataclasses.field(default_factory=dict)
+    driven: bool = False
 
     def method(self, architecture: Architecture, key: Key) -> Method:
         """All parts; model, encoder and posterior start alike in every variant."""
@@ -108,6 +112,7 @@ VARIANTS = {
     "rate-4": Variant("learned, rate × 4", learned, fit={"critic_learning_rate": 8e-3}),
     "steps-2": Variant("learned, 2 critic steps", learned, fit={"critic_steps": 2}),
     "steps-5": Variant("learned, 5 critic steps", learned, fit={"critic_steps": 5}),
+    "steps-driven": Variant("learned, 1 to 8 critic steps by held-out loss", learned, driven=True),
     "wide": Variant("learned, critic of 256 units", learned, critic_width=256),
     "noise": Variant(
         "learned, instance noise of 0.1 scales", learned, critic=partial(NoisyCritic, noise=0.1)
@@ -161,7 +166,9 @@ class Config:
         return f"adversary_{self.data}_d{self.latent_dim}_w{self.width}_e{self.passes}"
 
 
-def train(config: Config, variant: Variant, seed: int, data: np.ndarray) -> tuple[FitResult, float]:
+def train(
+    config: Config, variant: Variant, seed: int, data: np.ndarray, held_out: np.ndarray
+) -> tuple[FitResult, float]:
     """What training gave, and the processor time of one step in milliseconds."""
     architecture = standardised(data, latent_dim=config.latent_dim, width=config.width)
     key_init, key_fit = jax.random.split(jax.random.key(seed))
@@ -170,7 +177,8 @@ def train(config: Config, variant: Variant, seed: int, data: np.ndarray) -> tupl
     def note(progress: avb.training.Progress) -> None:
         clock.append((time.process_time(), progress.step))
 
-    result = avb.fit(
+    fit = partial(fit_driven, held_out=held_out) if variant.driven else avb.fit
+    result = fit(
         variant.method(architecture, key_init),
         data,
         config=FitConfig(epochs=config.passes, kl_warmup=0.0, **variant.fit),
@@ -249,12 +257,13 @@ def table(config: Config) -> str:
 def main(config: Config) -> None:
     dataset = avb.load_dataset(config.data, data_dir=config.data_dir)
     held_out = avb.binarise_once(dataset.validation[: config.num_data], seed=1)
+    others = avb.binarise_once(dataset.validation[config.num_data :][:DRIVING_DATA], seed=2)
     for seed in config.seeds:
         for name in config.variants:
             path = RESULTS / config.name / f"{name}-{seed}.json"
             if path.exists():
                 continue
-            result, step_ms = train(config, VARIANTS[name], seed, dataset.train)
+            result, step_ms = train(config, VARIANTS[name], seed, dataset.train, others)
             found = measure(config, name, result, seed, held_out)
             write_json(path, {"variant": name, "seed": seed, "step_ms": step_ms} | found)
             print(f"{name} seed {seed}: {found['diagnosis']['sentence']}", flush=True)

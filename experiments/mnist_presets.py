@@ -39,6 +39,8 @@ class Config:
         data_dir: Folder of the MNIST files.
         latent_dim: Number of latent dimensions.
         network: Fully connected, or convolutional.
+        width: Units of each hidden layer.
+        depth: Hidden layers of the fully connected networks.
         epochs: Epochs of each run.
         kl_warmup: Epochs over which the weight of log p(z) − log q(z|x) rises from 0 to 1; the
             library's default where it is not given.
@@ -52,6 +54,8 @@ class Config:
     data_dir: Path
     latent_dim: int = 8
     network: Literal["mlp", "conv"] = "mlp"
+    width: int = 300
+    depth: int = 2
     epochs: int = 30
     kl_warmup: float | None = None
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -64,7 +68,8 @@ class Config:
     def name(self) -> str:
         warmup = self.fit_config.kl_warmup_epochs
         network = "" if self.network == "mlp" else f"_{self.network}"
-        return f"mnist_presets_d{self.latent_dim}_e{self.epochs}_w{warmup:g}{network}"
+        sizes = "" if (self.width, self.depth) == (300, 2) else f"_n{self.width}x{self.depth}"
+        return f"mnist_presets_d{self.latent_dim}_e{self.epochs}_w{warmup:g}{network}{sizes}"
 
     @property
     def fit_config(self) -> avb.FitConfig:
@@ -84,6 +89,8 @@ def train(config: Config, method: str, seed: int, run_dir: Path) -> None:
             seed=seed,
             latent_dim=config.latent_dim,
             network=config.network,
+            width=config.width,
+            depth=config.depth,
             fit=config.fit_config,
         )
         result = avb.train_run(run_config, run_dir)
