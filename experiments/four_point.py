@@ -37,7 +37,7 @@ from experiments._seeds import mean_terms, train_seeds
 
 LIMIT = -math.log(4.0)
 SMOOTHING = 0.02
-PANELS = 5
+PANELS = 6
 EVALUATION_DRAWS = 512
 PAPER = {"gaussian": ("−1.568", "−1.697")} | {
     name: ("−1.403", "≈ −1.421") for name in RECIPES if name.startswith("critic")
