@@ -46,6 +46,11 @@ def without_floor(architecture: Architecture, *, key: Key) -> Method:
     return avb.PRESETS["avb_adaptive"](architecture, floor=0.0, key=key)
 
 
+def short_reach(architecture: Architecture, *, key: Key) -> Method:
+    """`avb_adaptive`, whose network moves no draw by more than one scale."""
+    return avb.PRESETS["avb_adaptive"](architecture, reach=1.0, key=key)
+
+
 @dataclasses.dataclass(frozen=True)
 class Variant:
     """A method, and what training it has that others have not.
@@ -66,6 +71,7 @@ VARIANTS = {
     "full": Variant("full Gaussian", full_gaussian),
     "implicit": Variant("implicit, critic", without_floor),
     "floor": Variant("implicit with a floor of 0.3, critic", avb.PRESETS["avb_adaptive"]),
+    "reach": Variant("implicit with a floor of 0.3 and a reach of 1, critic", short_reach),
     "no-critic": Variant("implicit, T = 0", without_floor, STANDS_STILL),
 }
 
@@ -81,6 +87,8 @@ class Config:
         warmups: Epochs over which the weight of log p(z) − log q(z|x) rises from 0 to 1.
         seeds: Seeds of each.
         variants: What to compare.
+        width: Units of each hidden layer of encoder and decoder.
+        depth: Hidden layers of each.
         num_data: Validation images.
         samples: Importance samples an image.
     """
@@ -91,17 +99,22 @@ class Config:
     warmups: tuple[float, ...] = (0.0, 4.0)
     seeds: tuple[int, ...] = (0,)
     variants: tuple[str, ...] = tuple(VARIANTS)
+    width: int = 300
+    depth: int = 2
     num_data: int = 500
     samples: int = 300
 
     @property
     def path(self) -> Path:
-        return RESULTS / f"warmup_d{self.latent_dim}_e{self.epochs}.json"
+        sizes = "" if (self.width, self.depth) == (300, 2) else f"_n{self.width}x{self.depth}"
+        return RESULTS / f"warmup_d{self.latent_dim}_e{self.epochs}{sizes}.json"
 
 
 def run(config: Config, dataset: avb.Dataset, variant: Variant, warmup: float, seed: int) -> dict:
     """Train one variant and weigh its model."""
-    architecture = standardised(dataset.train, latent_dim=config.latent_dim, width=300)
+    architecture = standardised(
+        dataset.train, latent_dim=config.latent_dim, width=config.width, depth=config.depth
+    )
     key_init, key_fit = jax.random.split(jax.random.key(seed))
     began = time.process_time()
     result = avb.fit(
@@ -182,11 +195,16 @@ def main(config: Config) -> None:
 
 def report(config: Config, results: dict[str, dict[str, dict]]) -> str:
     """The table with its heading."""
+    command = (
+        f"python -m experiments.warmup --data-dir DIR --latent-dim {config.latent_dim} "
+        f"--epochs {config.epochs}"
+    )
+    if (config.width, config.depth) != (300, 2):
+        command += f" --width {config.width} --depth {config.depth}"
     return (
         "# What keeps a posterior back in many latent dimensions\n\n"
-        f"`python -m experiments.warmup --data-dir DIR --latent-dim {config.latent_dim} --epochs "
-        f"{config.epochs}`: MNIST, networks of 300 units; the ELBO without a critic's part is no "
-        "bound (T = 0); nats per datum.\n\n" + table(results)
+        f"`{command}`: MNIST, {config.depth} hidden layers of {config.width} units; the ELBO "
+        "without a critic's part is no bound (T = 0); nats per datum.\n\n" + table(results)
     )
 
 

@@ -101,14 +101,18 @@ def _reach(latent_dim: int) -> float:
     return min(4.0, max(1.0, 32.0 / latent_dim))
 
 
-def avb_adaptive(architecture: Architecture, *, floor: float = FLOOR, key: Key) -> Method:
+def avb_adaptive(
+    architecture: Architecture, *, floor: float = FLOOR, reach: float | None = None, key: Key
+) -> Method:
     """Implicit posterior, Gaussian contrast with its moments, weighted logistic critic.
 
     Args:
         architecture: Networks and likelihood.
         floor: Gaussian noise added to the posterior's draws, in units of its scales, in place of
-            half of the noise that the network bends; see :class:`ImplicitPosterior`, whose
-            ``reach`` then is 4 up to 8 latent dimensions and falls to 1 at 32.
+            half of the noise that the network bends; see :class:`ImplicitPosterior`.
+        reach: How far the network may move a draw, where there is a floor; by default 4 up to 8
+            latent dimensions, less above, and 1 from 32 on. Where the posterior is thin (see
+            :func:`avb.evaluation.thickness`), as with networks larger than the default ones, try 1.
         key: PRNG key.
 
     References:
@@ -118,7 +122,7 @@ def avb_adaptive(architecture: Architecture, *, floor: float = FLOOR, key: Key) 
     model, encoder, shapes, key_posterior, _, key_critic = _split(architecture, key)
     if floor:
         shapes |= {"noise_dim": architecture.latent_dim, "floor": floor}
-        shapes |= {"reach": _reach(architecture.latent_dim)}
+        shapes |= {"reach": _reach(architecture.latent_dim) if reach is None else reach}
     posterior = ImplicitPosterior(encoder, **shapes, key=key_posterior)
     contrast = AnchoredMomentContrast(posterior.noise_size)
     critic = ResidualCritic(architecture.width, architecture.latent_dim, key=key_critic)
