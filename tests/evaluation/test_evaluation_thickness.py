@@ -165,6 +165,7 @@ def test_a_thin_posterior_is_at_fault_whatever_critics_find(missed):
     assert in_words(fault, **seen, thickness=0.012, learned=False) == (
         "The posterior is too thin: around a draw it spreads 0.012 times as far as over all, in "
         "its thinnest direction, and critics hardly see such folds. Do not trust the critic's "
-        "ELBO without log p(x) beside it; train for fewer epochs, with a higher floor "
-        "(avb_adaptive(..., floor=0.3) is the default), or with method 'sivi'."
+        "ELBO without log p(x) beside it; train with a reach of 1 "
+        "(avb_adaptive(..., reach=1.0)), a higher floor (0.3 is the default), for fewer epochs, "
+        "or with method 'sivi'."
     )
