@@ -58,11 +58,14 @@ def fit_driven(
             method, data, config=config, key=key, init_state=state, on_progress=until_report
         )
         state = result.state
-        history += [report | {"critic_steps": config.critic_steps} for report in result.history]
+        history += result.history
         if result.outcome is not Outcome.STOPPED:
             return dataclasses.replace(result, history=history)
         fall = float(_fall(state, device_data, config, others))
-        print(f"epoch {history[-1]['epoch']:.0f}: {config.critic_steps} steps, fall {fall:.3f}")
+        print(
+            f"epoch {history[-1]['epoch']:.0f}: {config.critic_steps} steps, fall {fall:.3f}",
+            flush=True,
+        )
         config = dataclasses.replace(config, critic_steps=_next(config.critic_steps, fall))
 
 

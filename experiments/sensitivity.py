@@ -1,6 +1,6 @@
 """How much a critic's settings matter: one grid on three problems, side by side.
 
-    python -m experiments.sensitivity                          # all problems, three seeds
+    python -m experiments.sensitivity                          # all problems, seed 0
     python -m experiments.sensitivity --problems digits
 
 Pairs of settings, all else as in `avb_adaptive`: critic rate × contrast, objective × contrast, rate
@@ -47,7 +47,7 @@ class Config:
     """
 
     problems: tuple[str, ...] = tuple(PROBLEMS)
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[int, ...] = (0,)
     out: Path = RESULTS / "sensitivity"
 
 

@@ -104,10 +104,11 @@ def test_the_preset_bends_less_in_more_dimensions(latent_dim, floor, reach, nois
     assert (posterior.reach, posterior.noise_dim, posterior.floor) == (reach, noise, floor)
 
 
-def test_the_preset_takes_a_reach(key):
+@pytest.mark.parametrize("floor", [0.0, 0.3])
+def test_the_preset_takes_a_reach(floor, key):
     architecture = Architecture((3,), latent_dim=8, width=4)
-    posterior = PRESETS["avb_adaptive"](architecture, reach=1.0, key=key).posterior
-    assert (posterior.reach, posterior.floor) == (1.0, 0.3)
+    posterior = PRESETS["avb_adaptive"](architecture, floor=floor, reach=1.0, key=key).posterior
+    assert (posterior.reach, posterior.floor) == (1.0, floor)
 
 
 def test_the_contrast_knows_the_covariance_of_a_floor(key):
