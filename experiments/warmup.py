@@ -10,6 +10,7 @@ by importance weighting on validation images; test data are not used.
 """
 
 import dataclasses
+import functools
 import json
 import time
 from collections.abc import Callable
@@ -42,13 +43,13 @@ def full_gaussian(architecture: Architecture, *, key: Key) -> Method:
 
 
 def without_floor(architecture: Architecture, *, key: Key) -> Method:
-    """`avb_adaptive`, all of whose noise is bent."""
-    return avb.PRESETS["avb_adaptive"](architecture, floor=0.0, key=key)
+    """`avb_adaptive`, all of whose noise is bent, as far as it goes."""
+    return avb.PRESETS["avb_adaptive"](architecture, floor=0.0, reach=4.0, key=key)
 
 
-def short_reach(architecture: Architecture, *, key: Key) -> Method:
-    """`avb_adaptive`, whose network moves no draw by more than one scale."""
-    return avb.PRESETS["avb_adaptive"](architecture, reach=1.0, key=key)
+def reaching(reach: float) -> Callable[..., Method]:
+    """`avb_adaptive`, whose network moves no draw by more than so many scales."""
+    return functools.partial(avb.PRESETS["avb_adaptive"], reach=reach)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,8 +71,9 @@ VARIANTS = {
     "diagonal": Variant("diagonal Gaussian", avb.PRESETS["gaussian_vae"]),
     "full": Variant("full Gaussian", full_gaussian),
     "implicit": Variant("implicit, critic", without_floor),
-    "floor": Variant("implicit with a floor of 0.3, critic", avb.PRESETS["avb_adaptive"]),
-    "reach": Variant("implicit with a floor of 0.3 and a reach of 1, critic", short_reach),
+    "floor": Variant("implicit with a floor of 0.3 and a reach of 4, critic", reaching(4.0)),
+    "reach-2": Variant("implicit with a floor of 0.3 and a reach of 2, critic", reaching(2.0)),
+    "reach": Variant("implicit with a floor of 0.3 and a reach of 1, critic", reaching(1.0)),
     "no-critic": Variant("implicit, T = 0", without_floor, STANDS_STILL),
 }
 

@@ -27,6 +27,8 @@ from avb.posteriors import (
 CONTRAST_DRAWS = 4
 # Without one, posteriors in many dimensions fold into sheets that no critic sees.
 FLOOR = 0.3
+# With more, larger networks outgrow the floor and fold: 500 units at 8 dimensions, 300 at 32.
+REACH = 1.0
 
 
 def _split(architecture: Architecture, key: Key) -> tuple:
@@ -92,18 +94,8 @@ def avb(architecture: Architecture, *, key: Key) -> Method:
     return Method(model, posterior, PriorContrast(), critic, Logistic())
 
 
-def _reach(latent_dim: int) -> float:
-    """What bends claim unseen adds up over dimensions: the more, the less room for them.
-
-    Measured with the default networks at 8 dimensions, where 4 is the better by 0.2 nats, and at
-    32, where 1 is: by 3 in long trainings, in which a network of more reach outgrows the floor.
-    With larger networks it does so at 8 too.
-    """
-    return min(4.0, max(1.0, 32.0 / latent_dim))
-
-
 def avb_adaptive(
-    architecture: Architecture, *, floor: float = FLOOR, reach: float | None = None, key: Key
+    architecture: Architecture, *, floor: float = FLOOR, reach: float = REACH, key: Key
 ) -> Method:
     """Implicit posterior, Gaussian contrast with its moments, weighted logistic critic.
 
@@ -111,9 +103,8 @@ def avb_adaptive(
         architecture: Networks and likelihood.
         floor: Gaussian noise added to the posterior's draws, in units of its scales, in place of
             half of the noise that the network bends; see :class:`ImplicitPosterior`.
-        reach: How far the network may move a draw; by default 4 up to 8 latent dimensions and
-            where there is no floor, less above 8, and 1 from 32 on. Where the posterior is thin
-            (see :func:`avb.evaluation.thickness`), as with networks larger than the default, try 1.
+        reach: How far the network may move a draw, in the same units. More room gains up to 0.2
+            nats where nothing folds; watch :func:`avb.evaluation.thickness`.
         key: PRNG key.
 
     References:
@@ -123,10 +114,7 @@ def avb_adaptive(
     model, encoder, shapes, key_posterior, _, key_critic = _split(architecture, key)
     if floor:
         shapes |= {"noise_dim": architecture.latent_dim, "floor": floor}
-        shapes |= {"reach": _reach(architecture.latent_dim)}
-    if reach is not None:
-        shapes |= {"reach": reach}
-    posterior = ImplicitPosterior(encoder, **shapes, key=key_posterior)
+    posterior = ImplicitPosterior(encoder, **shapes, reach=reach, key=key_posterior)
     contrast = AnchoredMomentContrast(posterior.noise_size)
     critic = ResidualCritic(architecture.width, architecture.latent_dim, key=key_critic)
     return Method(

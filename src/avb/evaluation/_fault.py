@@ -72,9 +72,8 @@ def in_words(
         return (
             f"The posterior is too thin: around a draw it spreads {thickness:.2g} times as far as "
             "over all, in its thinnest direction, and critics hardly see such folds. Do not trust "
-            "the critic's ELBO without log p(x) beside it; train with a reach of 1 "
-            "(avb_adaptive(..., reach=1.0)), a higher floor (0.3 is the default), for fewer "
-            "epochs, or with method 'sivi'."
+            "the critic's ELBO without log p(x) beside it; train with less reach (avb_adaptive has "
+            "1.0) or a higher floor (0.3), for fewer epochs, or with method 'sivi'."
         )
     if fault == "critic overshoots":
         return (
