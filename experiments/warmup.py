@@ -47,11 +47,6 @@ def without_floor(architecture: Architecture, *, key: Key) -> Method:
     return avb.PRESETS["avb_adaptive"](architecture, floor=0.0, reach=4.0, key=key)
 
 
-def reaching(reach: float) -> Callable[..., Method]:
-    """`avb_adaptive`, whose network moves no draw by more than so many scales."""
-    return functools.partial(avb.PRESETS["avb_adaptive"], reach=reach)
-
-
 @dataclasses.dataclass(frozen=True)
 class Variant:
     """A method, and what training it has that others have not.
@@ -67,13 +62,23 @@ class Variant:
     critic_rate: float = FitConfig.critic_learning_rate
 
 
+def adaptive(reach: float, floor: float = 0.3) -> Variant:
+    """`avb_adaptive` with another reach or floor."""
+    return Variant(
+        f"implicit with a floor of {floor:g} and a reach of {reach:g}, critic",
+        functools.partial(avb.PRESETS["avb_adaptive"], reach=reach, floor=floor),
+    )
+
+
 VARIANTS = {
     "diagonal": Variant("diagonal Gaussian", avb.PRESETS["gaussian_vae"]),
     "full": Variant("full Gaussian", full_gaussian),
     "implicit": Variant("implicit, critic", without_floor),
-    "floor": Variant("implicit with a floor of 0.3 and a reach of 4, critic", reaching(4.0)),
-    "reach-2": Variant("implicit with a floor of 0.3 and a reach of 2, critic", reaching(2.0)),
-    "reach": Variant("implicit with a floor of 0.3 and a reach of 1, critic", reaching(1.0)),
+    "floor": adaptive(reach=4.0),
+    "reach-2": adaptive(reach=2.0),
+    "reach": adaptive(reach=1.0),
+    "reach-0.5": adaptive(reach=0.5),
+    "floor-0.5": adaptive(reach=1.0, floor=0.5),
     "no-critic": Variant("implicit, T = 0", without_floor, STANDS_STILL),
 }
 
