@@ -22,7 +22,7 @@ import tyro
 
 import avb
 from avb import Architecture, FitConfig, Method
-from avb._presets import _split
+from avb._presets import FLOOR, _split
 from avb._types import Key
 from avb.evaluation import thickness
 from avb.posteriors import (
@@ -62,7 +62,7 @@ class Variant:
     critic_rate: float = FitConfig.critic_learning_rate
 
 
-def adaptive(reach: float, floor: float = 0.3) -> Variant:
+def adaptive(reach: float, floor: float = FLOOR) -> Variant:
     """`avb_adaptive` with another reach or floor."""
     return Variant(
         f"implicit with a floor of {floor:g} and a reach of {reach:g}, critic",

@@ -103,7 +103,7 @@ def avb_adaptive(
         architecture: Networks and likelihood.
         floor: Gaussian noise added to the posterior's draws, in units of its scales, in place of
             half of the noise that the network bends; see :class:`ImplicitPosterior`.
-        reach: How far the network may move a draw, in the same units. More room gains up to 0.2
+        reach: How far the network may move a draw, in the same units. More room gains up to 0.4
             nats where nothing folds; watch :func:`avb.evaluation.thickness`.
         key: PRNG key.
 
