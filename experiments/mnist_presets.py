@@ -132,8 +132,10 @@ def critic_cell(runs: list[dict]) -> str:
     rows = [row for run in runs for row in run["rows"] if row["estimator"] == "critic of training"]
     if not rows:
         return "–"
-    wrong = sum("flag" in row for row in rows)
-    verdict = f", wrong in {wrong} of {len(rows)}" if wrong else ""
+    verdict = ""
+    for name, finding in (("wrong", "flag"), ("unconfirmed", "doubt")):
+        count = sum(finding in row for row in rows)
+        verdict += f", {name} in {count} of {len(rows)}" if count else ""
     return spread([row["nats_per_datum"] for row in rows]) + verdict
 
 

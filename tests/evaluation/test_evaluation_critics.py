@@ -99,6 +99,7 @@ def test_exact_critic_is_sound(fresh):
     assert verdict.sound
     assert verdict.reasons == ()
     assert verdict.flag is None
+    assert verdict.doubt is None
     assert verdict.judge == "fresh critics"
     # The fresh critics cannot know more than the truth.
     assert verdict.too_high.nats < 3 * verdict.too_high.error
@@ -125,6 +126,23 @@ def test_broken_critics_are_flagged_by_name(settings, reason, fresh):
     assert marked.flag == "; ".join(verdict.reasons)
     assert marked.as_dict()["flag"] == marked.flag
     assert verdict.as_dict()["sound"] is False
+
+
+def test_a_verdict_by_critics_that_know_less_is_in_doubt():
+    ignorant = fresh_critics(steps=1, draws=512)
+    method = method_with()
+    verdict = judged(method, fresh=ignorant)
+    # The exact critic knows of the bend; what a single step leaves the judges are its moments.
+    assert verdict.sound
+    unknown = 0.5 * np.log(1.0 + 2.0 * BEND**2)
+    assert abs(-verdict.too_high.nats - unknown) < TOLERANCE + 3 * verdict.too_high.error
+    marked = verdict.mark(avb.critic_elbo(method, X, key=jax.random.key(0)))
+    assert marked.flag is None
+    assert marked.as_dict()["doubt"] == (
+        f"the fresh critics, its judges, find {-verdict.too_high.nats:.2g} ± "
+        f"{verdict.too_high.error:.1g} nats less of KL(q‖r) than it, and cannot tell what it missed"
+    )
+    assert verdict.as_dict()["doubts"] == [marked.doubt]
 
 
 def test_shifted_critic_is_found_out_by_the_size_of_its_shift(fresh):

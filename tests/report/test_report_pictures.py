@@ -99,6 +99,14 @@ def test_a_wrong_estimate_is_called_wrong_by_name():
     assert "Wrong: ELBO by the critic of training: 0.5 ± 0.1 nats above the upper bound" in text
 
 
+def test_an_estimate_that_nothing_vouches_for_is_called_unconfirmed():
+    doubted = {**ROW, "doubt": "the fresh critics find 1.3 nats less"}
+    text = text_of(evaluation_table({**DOCUMENT, "rows": [doubted, BOUND]}))
+    line = next(line for line in text.splitlines() if "-12.346" in line)
+    assert line.split()[:2] == ["ELBO", "unconfirmed"]
+    assert "Unconfirmed: ELBO by the critic of training: the fresh critics find 1.3" in text
+
+
 def test_diagnostics_stand_beside_the_number():
     row = {
         **BOUND,
@@ -145,6 +153,9 @@ def test_comparison_shows_a_bracket_or_its_one_end():
     assert row[2:7] == ["[-12.346,", "-12.000]", "±", "0.012", "–"]
     row = comparison_row([bracket, end], "c")
     assert row[2:10] == ["≤", "-12.000", "±", "0.012", "-12.346", "±", "0.012", "wrong"]
+    doubted = {**ROW, "doubt": "its judges know less"}
+    row = comparison_row([bracket, {**end, "rows": [upper, doubted, BOUND]}], "c")
+    assert row[6:10] == ["-12.346", "±", "0.012", "unconfirmed"]
 
 
 def test_comparison_ranks_brackets_that_do_not_overlap():

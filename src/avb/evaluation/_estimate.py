@@ -33,6 +33,8 @@ class Estimate:
         pareto_k: Pareto k̂ of each datum's weights, shape ``(n,)``; above 0.7 their average
             cannot be trusted (Vehtari et al. 2024, https://arxiv.org/abs/1507.02646).
         flag: Why the number is wrong, in a sentence; ``None`` where nothing speaks against it.
+        doubt: Why nothing vouches for the number, in a sentence; ``None`` where something does,
+            or nothing was asked.
     """
 
     quantity: str
@@ -44,6 +46,7 @@ class Estimate:
     effective: np.ndarray | None = None
     pareto_k: np.ndarray | None = None
     flag: str | None = None
+    doubt: str | None = None
 
     @property
     def mean(self) -> float:
@@ -75,4 +78,6 @@ class Estimate:
             summary["pareto_k_share_above_0.7"] = float(np.mean(self.pareto_k > 0.7))
         if self.flag is not None:
             summary["flag"] = self.flag
+        if self.doubt is not None:
+            summary["doubt"] = self.doubt
         return summary

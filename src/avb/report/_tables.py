@@ -30,7 +30,7 @@ def evaluation_table(document: dict[str, Any]) -> Table:
     for row in document["rows"]:
         table.add_row(
             row["quantity"],
-            "[red]wrong[/]" if "flag" in row else _styled(row["kind"]),
+            _mark(row) or _styled(row["kind"]),
             f"{row['nats_per_datum']:.3f}",
             f"{row['standard_error']:.3f}",
             str(row["data"]),
@@ -38,6 +38,13 @@ def evaluation_table(document: dict[str, Any]) -> Table:
         )
     table.caption = "\n".join(_remarks(document)) or None
     return table
+
+
+def _mark(row: dict[str, Any]) -> str:
+    """What is to be said against a number; empty where nothing is."""
+    if "flag" in row:
+        return "[red]wrong[/]"
+    return "[yellow]unconfirmed[/]" if "doubt" in row else ""
 
 
 def _diagnostics(row: dict[str, Any]) -> str:
@@ -52,11 +59,12 @@ def _diagnostics(row: dict[str, Any]) -> str:
 
 
 def _remarks(document: dict[str, Any]) -> list[str]:
-    """What stands below the table: numbers that are wrong and why, and active units."""
+    """What stands below the table: numbers that are wrong or in doubt, and active units."""
     remarks = [
-        f"Wrong: {row['quantity']} by the {row['estimator']}: {row['flag']}"
+        f"{heading}: {row['quantity']} by the {row['estimator']}: {row[finding]}"
+        for heading, finding in (("Wrong", "flag"), ("Unconfirmed", "doubt"))
         for row in document["rows"]
-        if "flag" in row
+        if finding in row
     ]
     units = document.get("active_units")
     if units is not None:
@@ -127,7 +135,7 @@ def _elbo_cell(document: dict[str, Any]) -> str:
 def _critic_cell(document: dict[str, Any]) -> str:
     for row in document["rows"]:
         if row["estimator"] == "critic of training":
-            return f"[red]{_number(row)} wrong[/]" if "flag" in row else _number(row)
+            return f"{_number(row)} {_mark(row)}".strip()
     return "–"
 
 
