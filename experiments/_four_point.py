@@ -239,6 +239,16 @@ RECIPES = {
         components=2**20,
         warmup=0.4,
     ),
+    "critic-semi-learned-ahead": Recipe(
+        "critic, semi-implicit, learned Gaussian, KL warm-up, critic at four times the rate",
+        semi_implicit_learned,
+        300000,
+        0.75e-3,
+        3e-3,
+        0.0,
+        components=2**20,
+        warmup=0.4,
+    ),
     "critic-semi-learned-16": Recipe(
         "critic, semi-implicit, learned Gaussian, 16 contrast draws",
         semi_implicit_many,

@@ -62,11 +62,13 @@ class Variant:
     critic_rate: float = FitConfig.critic_learning_rate
 
 
-def adaptive(reach: float, floor: float = FLOOR) -> Variant:
-    """`avb_adaptive` with another reach or floor."""
+def adaptive(reach: float, floor: float = FLOOR, critic_speed: float = 1.0) -> Variant:
+    """`avb_adaptive` with another reach or floor, or with a faster critic."""
+    speed = "" if critic_speed == 1.0 else f" at {critic_speed:g} times the rate"
     return Variant(
-        f"implicit with a floor of {floor:g} and a reach of {reach:g}, critic",
+        f"implicit with a floor of {floor:g} and a reach of {reach:g}, critic{speed}",
         functools.partial(avb.PRESETS["avb_adaptive"], reach=reach, floor=floor),
+        critic_speed * FitConfig.critic_learning_rate,
     )
 
 
@@ -79,6 +81,7 @@ VARIANTS = {
     "reach": adaptive(reach=1.0),
     "reach-0.5": adaptive(reach=0.5),
     "floor-0.5": adaptive(reach=1.0, floor=0.5),
+    "critic-2x": adaptive(reach=1.0, critic_speed=2.0),
     "no-critic": Variant("implicit, T = 0", without_floor, STANDS_STILL),
 }
 
