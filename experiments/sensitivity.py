@@ -2,6 +2,7 @@
 
     python -m experiments.sensitivity                          # all problems, seed 0
     python -m experiments.sensitivity --problems digits
+    python -m experiments.sensitivity --problems digits --seeds 0 1 2    # adds seeds 1 and 2
 
 Pairs of settings, all else as in `avb_adaptive`: critic rate × contrast, objective × contrast, rate
 × critic steps and rate × critic width, 42 cells a problem. All rates, objectives and seeds of one
@@ -89,6 +90,20 @@ def run_program(
     }
 
 
+def merged(before: dict | None, added: dict) -> dict:
+    """One program's results of further seeds beside those at hand."""
+    if before is None:
+        return added
+    joined = {name: before[name] + added[name] for name in added if name != "structure"}
+    return {"structure": added["structure"], **joined}
+
+
+def seeds_of(programs: list[dict]) -> list[int]:
+    """The seeds that all of the programs have results of."""
+    done = [{run["seed"] for run in program["runs"]} for program in programs]
+    return sorted(set.intersection(*done)) if done else []
+
+
 def summarise(problem: Problem, found: dict[str, dict]) -> Summary:
     """Cells from the programs' results, as they stand in the file."""
     runs: dict[Cell, list[dict]] = {}
@@ -105,10 +120,14 @@ def report(config: Config, results: dict[str, dict]) -> str:
         name: summarise(PROBLEMS[name], results[name]) for name in PROBLEMS if name in results
     }
     picture(summaries, config.out.with_suffix(".png"))
+    seeds = "; ".join(
+        f"{PROBLEMS[name].title} {', '.join(map(str, seeds_of(list(results[name].values()))))}"
+        for name in summaries
+    )
     seconds = sum(p["training_seconds"] for found in results.values() for p in found.values())
     text = (
         "# Sensitivity to the critic's settings\n\n`python -m experiments.sensitivity`; "
-        f"nats per datum, seeds {', '.join(map(str, config.seeds))}; critic rates times "
+        f"nats per datum; seeds: {seeds}; critic rates times "
         f"{', '.join(f'{rate:g}' for rate in RATES)}; {seconds / 60:.0f} minutes of one "
         "processor for all training, compiling included.\n\n"
         + summary_table(summaries)
@@ -127,12 +146,15 @@ def main(config: Config) -> None:
         problem = PROBLEMS[name]
         found = results.setdefault(name, {})
         for structure, cells in programs(problem.default).items():
-            if structure.name in found:
+            before = found.get(structure.name)
+            done = seeds_of([before] if before else [])
+            missing = tuple(seed for seed in config.seeds if seed not in done)
+            if not missing:
                 continue
-            found[structure.name] = run_program(problem, structure, cells, config.seeds)
+            added = run_program(problem, structure, cells, missing)
+            found[structure.name] = merged(before, added)
             write_json(path, results)
-            seconds = found[structure.name]["training_seconds"]
-            print(name, structure.name, f"{seconds:.0f} s", flush=True)
+            print(name, structure.name, f"{added['training_seconds']:.0f} s", flush=True)
     print(report(config, results))
 
 
