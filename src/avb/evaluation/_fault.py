@@ -83,7 +83,8 @@ def in_words(
     if fault == "critic lags":
         return (
             f"The critic lags: {size}, and training it alone leaves "
-            f"{max(refitted_too_high.nats, 0.0):.2f}; raise critic_learning_rate or critic_steps."
+            f"{max(refitted_too_high.nats, 0.0):.2f}; raise critic_learning_rate or critic_steps, "
+            "or lower learning_rate."
         )
     if fault == "contrast":
         remedy = (
