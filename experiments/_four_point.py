@@ -240,7 +240,8 @@ RECIPES = {
         warmup=0.4,
     ),
     "critic-semi-learned-ahead": Recipe(
-        "critic, semi-implicit, learned Gaussian, KL warm-up, critic at four times the rate",
+        "critic, semi-implicit, learned Gaussian, KL warm-up, six times the steps, "
+        "critic at four times the model's rate",
         semi_implicit_learned,
         300000,
         0.75e-3,

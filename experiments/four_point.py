@@ -52,7 +52,7 @@ class Config:
     Attributes:
         methods: Names; all by default.
         seeds: Number of seeds, from ``first_seed``.
-        first_seed: Settings were chosen on seeds 100 and 101.
+        first_seed: Settings were chosen on seeds 100 to 105.
         share: Share of the training steps, for a trial.
         out: Where results are written, ``.json``, ``.md`` and ``.png``.
     """

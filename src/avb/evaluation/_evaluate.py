@@ -91,7 +91,8 @@ def evaluate(
                                 it is semi-implicit; else fresh critics' estimate, the lower
                                 of their upper bound and :func:`critic_upper_bound`, and the
                                 bracket of q + noise
-    ELBO, critic of training    an estimate; flagged where :func:`judge_critic` finds it wrong
+    ELBO, critic of training    an estimate; flagged where :func:`judge_critic` finds it wrong,
+                                doubted where its judges know less than it
     log p(x)                    lower bounds by importance weighting and by annealing
     log p(x), simulated data    lower and upper bound: their gap is annealing's own error
     gaps, I(x; z), aggregate    what the family and the encoder lose, and what z tells of x
