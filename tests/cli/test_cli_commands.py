@@ -60,11 +60,30 @@ def test_compare_takes_what_was_evaluated(trained: Path, tmp_path: Path, capsys)
     assert main(["compare", str(trained), str(other), "--json"]) == 0
     first, second = json.loads(capsys.readouterr().out)
     assert first == second
+    nothing = {"nats_per_datum": 0.0, "standard_error_over_data": 0.0, "data": 20}
+    assert first["behind_best"] == {"estimator": "importance weighting", **nothing}
     assert main(["compare", str(trained), str(other)]) == 0
     out = capsys.readouterr().out
     assert out.count("sivi") == 2
     # The same bracket twice: neither run is ahead.
     assert out.count("1–2") == 4
+
+
+def test_compare_takes_values_only_of_the_same_evaluation(trained: Path, tmp_path: Path, capsys):
+    other = Path(shutil.copytree(trained, tmp_path / "other"))
+    main(["evaluate", str(trained), *FAST])
+    main(["evaluate", str(other), *FAST])
+    document = (other / "evaluation.json").read_bytes()
+    main(["evaluate", str(other), *FAST, "--seed", "1"])
+    # As a process leaves them that is killed between its two files.
+    (other / "evaluation.json").write_bytes(document)
+    capsys.readouterr()
+    assert main(["compare", str(trained), str(other), "--json"]) == 0
+    first, second = json.loads(capsys.readouterr().out)
+    assert first["behind_best"]["nats_per_datum"] == 0
+    assert second["behind_best"] is None
+    (other / "evaluation.npz").write_bytes(b"no archive")
+    assert main(["compare", str(trained), str(other)]) == 0
 
 
 def test_compare_refuses_other_data(trained: Path, tmp_path: Path, capsys):

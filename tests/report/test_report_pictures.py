@@ -18,6 +18,7 @@ ROW = {
     "estimator": "critic of training",
     "nats_per_datum": -12.3456,
     "standard_error": 0.0123,
+    "standard_error_over_data": 0.4502,
     "data": 10,
     "detail": "32 draws a datum",
 }
@@ -127,13 +128,27 @@ def comparison_row(documents: list[dict], run: str) -> list[str]:
     return next(line for line in lines if line.strip().startswith(f"{run} ")).split()
 
 
+def test_evaluation_table_tells_monte_carlo_error_from_that_over_data():
+    text = " ".join(text_of(evaluation_table(DOCUMENT)).split())
+    assert "-12.346 0.012 0.450 10 critic of training" in text
+
+
 def test_comparison_leaves_out_what_a_method_does_not_have():
     exact = {**ROW, "kind": "exact", "estimator": "Monte Carlo"}
     other = {**DOCUMENT, "run": "b", "rows": [exact, BOUND]}
     elbo, bound = ["-12.346", "±", "0.012"], ["-11.000", "±", "0.012"]
-    ranked = ["1–2", "1–2"]
+    ranked = ["–", "1–2", "1–2"]
     assert comparison_row([DOCUMENT, other], "a") == ["a", "avb", "–", *elbo, *bound, *ranked]
     assert comparison_row([DOCUMENT, other], "b") == ["b", "avb", *elbo, "–", *bound, *ranked]
+
+
+def test_comparison_shows_how_far_a_lead_carries():
+    difference = {"nats_per_datum": -0.432, "standard_error_over_data": 0.5}
+    behind = {**DOCUMENT, "behind_best": difference}
+    zero = {"nats_per_datum": 0.0, "standard_error_over_data": 0.0}
+    best = {**DOCUMENT, "run": "b", "behind_best": zero}
+    assert comparison_row([behind, best], "a")[-5:-2] == ["-0.432", "±", "0.500"]
+    assert comparison_row([behind, best], "b")[-3] == "best"
 
 
 def test_comparison_tells_the_critics_estimate_from_its_bound():

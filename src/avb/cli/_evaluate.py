@@ -12,6 +12,7 @@ from avb.cli._progress import EvaluationProgress
 from avb.cli._train import RunFolder
 from avb.runs._evaluate import EvaluationSettings, evaluate_run, read_evaluation
 from avb.runs._load import load_run
+from avb.runs._paired import behind_best
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +92,7 @@ class Compare:
                 {"run": runs[0].path, **_on_what(documents[0])},
                 {"run": run.path, **_on_what(document)},
             )
+        documents = behind_best(runs, documents)
         if self.json:
             print_json(documents)
             return 0

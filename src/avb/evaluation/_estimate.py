@@ -1,6 +1,7 @@
 """Numbers with what they are: a bound, exact, or an estimate, and their Monte Carlo errors."""
 
 import dataclasses
+import math
 from typing import Any, Literal
 
 import numpy as np
@@ -59,6 +60,14 @@ class Estimate:
         squares = np.sum(np.square(self.errors, dtype=np.float64))
         return float(np.sqrt(squares) / len(self.errors))
 
+    @property
+    def standard_error_over_data(self) -> float:
+        """How far the mean would vary on as many other data of the same kind; infinite for one."""
+        count = len(self.values)
+        if count < 2:
+            return math.inf
+        return float(np.std(self.values, ddof=1, dtype=np.float64)) / math.sqrt(count)
+
     def as_dict(self) -> dict[str, Any]:
         """The summary, ready for JSON; entries that do not apply are left out."""
         summary: dict[str, Any] = {
@@ -70,6 +79,8 @@ class Estimate:
             "data": len(self.values),
             "detail": self.detail,
         }
+        if len(self.values) > 1:
+            summary["standard_error_over_data"] = self.standard_error_over_data
         if self.effective is not None:
             summary["effective_samples_median"] = float(np.median(self.effective))
             summary["effective_samples_min"] = float(np.min(self.effective))

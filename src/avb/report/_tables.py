@@ -25,6 +25,7 @@ def evaluation_table(document: dict[str, Any]) -> Table:
     table.add_column("what it is")
     table.add_column("nats per datum", justify="right", no_wrap=True)
     table.add_column("s.e. (Monte Carlo)", justify="right")
+    table.add_column("s.e. (data)", justify="right")
     table.add_column("data", justify="right", no_wrap=True)
     table.add_column("how", style="dim")
     for row in document["rows"]:
@@ -33,6 +34,7 @@ def evaluation_table(document: dict[str, Any]) -> Table:
             _mark(row) or _styled(row["kind"]),
             f"{row['nats_per_datum']:.3f}",
             f"{row['standard_error']:.3f}",
+            f"{row['standard_error_over_data']:.3f}" if row["data"] > 1 else "–",
             str(row["data"]),
             f"{row['estimator']}: {row['detail']}{_diagnostics(row)}",
         )
@@ -78,7 +80,7 @@ def comparison_table(documents: list[dict[str, Any]]) -> Table:
     """One row a run, one column a question; ranked as far as the brackets tell runs apart.
 
     Args:
-        documents: What ``evaluate_run`` gave for each, on the same data.
+        documents: What ``behind_best`` gave for each, on the same data.
     """
     first = documents[0]
     table = plain_table(
@@ -86,10 +88,12 @@ def comparison_table(documents: list[dict[str, Any]]) -> Table:
         "nats per datum ± Monte Carlo s.e."
     )
     questions = [_elbo_cell, _critic_cell, *(_bound_cell(name) for name in _bounds(documents))]
+    questions.append(_difference_cell)
     headings = ["ELBO", "its critic's\n[yellow]estimate[/]"]
     headings += [f"log p(x) ≥\n{name}" for name in _bounds(documents)]
     table.add_column("run")
     table.add_column("method", no_wrap=True)
+    headings.append("log p(x) less the\nbest's ± s.e. (data)")
     for heading in (*headings, "rank by\nELBO", "rank by\nlog p(x)"):
         table.add_column(heading, justify="right")
     by_elbo = ranks([elbo_bracket_of(document) for document in documents])
@@ -99,7 +103,8 @@ def comparison_table(documents: list[dict[str, Any]]) -> Table:
         table.add_row(document["run"], document["method"], *cells, *map(str, places))
     table.caption = (
         "Runs whose brackets overlap share a range of ranks. Above, log p(x) ends at the annealed "
-        "bound plus that bound's gap on data simulated from the model."
+        "bound plus that bound's gap on data simulated from the model. Ranks are on these data; "
+        "the s.e. (data) of a difference says what other data would change."
     )
     return table
 
@@ -137,6 +142,14 @@ def _critic_cell(document: dict[str, Any]) -> str:
         if row["estimator"] == "critic of training":
             return f"{_number(row)} {_mark(row)}".strip()
     return "–"
+
+
+def _difference_cell(document: dict[str, Any]) -> str:
+    difference = document.get("behind_best")
+    if difference is None:
+        return "–"
+    nats, error = difference["nats_per_datum"], difference["standard_error_over_data"]
+    return f"{nats:.3f} ± {error:.3f}" if nats or error else "best"
 
 
 def _number(row: dict[str, Any]) -> str:

@@ -1,15 +1,23 @@
 """Evaluate a run, and keep the numbers with it."""
 
 import dataclasses
+import io
 import json
+import math
+import zipfile
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from avb._errors import ConfigError
 from avb.evaluation._config import EvaluationConfig
-from avb.runs._folder import EVALUATION, write_json
+from avb.runs._folder import EVALUATION, EVALUATION_VALUES, write_bytes, write_json
 from avb.runs._load import Run
 from avb.runs._prepare import Split
+
+if TYPE_CHECKING:
+    from avb.evaluation import Estimate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +43,7 @@ def evaluate_run(
     *,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Evaluate a run and write ``evaluation.json``.
+    """Evaluate a run; write ``evaluation.json``, and its values datum by datum beside it.
 
     Args:
         run: The run.
@@ -72,6 +80,7 @@ def evaluate_run(
         "settings": dataclasses.asdict(settings),
         **evaluation.as_dict(),
     }
+    _write_values(run, evaluation.rows)
     write_json(run.path / EVALUATION, document)
     return document
 
@@ -83,3 +92,33 @@ def read_evaluation(run: Run) -> dict[str, Any] | None:
         return document if document["step"] == run.step else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def read_values(run: Run, row: dict[str, Any]) -> np.ndarray | None:
+    """The values of one row datum by datum, shape ``(n,)``; ``None`` where they were not kept.
+
+    Args:
+        run: The run.
+        row: One of the rows of its evaluation.
+    """
+    try:
+        with np.load(run.path / EVALUATION_VALUES, allow_pickle=False) as arrays:
+            values = arrays[_name(row["quantity"], row["kind"], row["estimator"])]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+    # A process that was killed between both files leaves values of another evaluation.
+    mean = float(np.mean(values, dtype=np.float64))
+    same = len(values) == row["data"] and math.isclose(mean, row["nats_per_datum"], rel_tol=1e-9)
+    return values if same else None
+
+
+def _write_values(run: Run, rows: "list[Estimate]") -> None:
+    kept = [row for row in rows if row.quantity in ("ELBO", "log p(x)")]
+    buffer = io.BytesIO()
+    arrays = {_name(row.quantity, row.kind, row.estimator): np.asarray(row.values) for row in kept}
+    np.savez(buffer, **arrays)  # pyright: ignore[reportArgumentType]
+    write_bytes(run.path / EVALUATION_VALUES, buffer.getvalue())
+
+
+def _name(quantity: str, kind: str, estimator: str) -> str:
+    return f"{quantity}, {kind}, {estimator}"

@@ -13,6 +13,7 @@ CONFIG = "config.json"
 METRICS = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
 EVALUATION = "evaluation.json"
+EVALUATION_VALUES = "evaluation.npz"
 LOCK = "LOCK"
 
 

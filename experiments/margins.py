@@ -1,0 +1,196 @@
+"""By how much one preset beats another on MNIST, image by image, in log p(x).
+
+The evaluation of a run anneals its first 100 test images, too few for a margin of a nat. This
+command anneals as many as asked and weights all test images by importance, in chunks that are
+kept, so it can be interrupted:
+
+    python -m experiments.margins --data-dir ../shared/data/mnist --num-data 1000
+
+Runs are those of ``experiments.mnist_presets``, of the same settings, and are trained first where
+they do not exist. It prints, and writes beside their results, the mean difference over the
+images with its standard error over images: by importance weighting, by annealing, and by both,
+where the importance-weighted margin on all images is corrected by what annealing adds to it on
+those that were annealed.
+"""
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+import tyro
+
+import avb
+from avb.evaluation import annealed_bound, importance_bound
+from experiments._results import RESULTS, markdown_table, spread, write_json
+from experiments.mnist_presets import Config as Presets, train
+
+CHUNKS = {"importance": 1000, "annealed": 100}
+FIRST = 100
+
+Bounds = dict[str, list[float]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(Presets):
+    """Settings of the comparison.
+
+    Attributes:
+        num_data: Test images to anneal.
+        importance_data: Test images to weight by importance.
+        methods: The baseline, and the presets that may beat it.
+        temperatures: Temperatures of the annealing.
+        importance_samples: Samples of the importance-weighted bound.
+    """
+
+    importance_data: int = 10_000
+    methods: tuple[str, ...] = ("gaussian_vae", "avb_adaptive")
+    temperatures: int = 500
+    importance_samples: int = 2000
+
+    def __post_init__(self):
+        if not FIRST <= self.num_data <= self.importance_data:
+            raise ValueError(
+                f"num_data: expected {FIRST} to importance_data = {self.importance_data}, "
+                f"got {self.num_data}"
+            )
+        if len(self.methods) < 2:
+            raise ValueError(f"methods: expected a baseline and others, got {self.methods}")
+
+    @property
+    def counts(self) -> dict[str, int]:
+        return {"importance": self.importance_data, "annealed": self.num_data}
+
+    def path(self, method: str, seed: int) -> Path:
+        return RESULTS / self.name / f"margins-{method}-{seed}.json"
+
+
+def estimators(config: Config, run: avb.Run) -> dict[str, Callable]:
+    """Each bound of a batch of data, by name."""
+    model, posterior = run.method.model, run.method.posterior
+    samples, temperatures = config.importance_samples, config.temperatures
+    return {
+        "importance": lambda data, key: importance_bound(
+            model, posterior, data, key=key, samples=samples
+        ),
+        "annealed": lambda data, key: annealed_bound(
+            model, posterior, data, key=key, temperatures=temperatures
+        ),
+    }
+
+
+def bounds_of(config: Config, method: str, seed: int) -> Bounds:
+    """Both bounds of each image; goes on after the last chunk that was kept."""
+    path = config.path(method, seed)
+    kept: Bounds = {name: [] for name in CHUNKS}
+    if path.exists():
+        kept = json.loads(path.read_text())
+    missing = [name for name, count in config.counts.items() if len(kept[name]) < count]
+    if config.tabulate_only or not missing:
+        return kept
+    run_dir = config.runs_dir / config.name / f"{method}-{seed}"
+    train(config, method, seed, run_dir)
+    run = avb.load_run(run_dir)
+    bounds = estimators(config, run)
+    for index, name in enumerate(CHUNKS):
+        data = run.held_out("test")[: config.counts[name]]
+        while (done := len(kept[name])) < len(data):
+            began = time.perf_counter()
+            key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), index), done)
+            bound = bounds[name](data[done : done + CHUNKS[name]], key)
+            kept[name] += [round(float(value), 4) for value in bound.values]
+            write_json(path, kept)
+            seconds = time.perf_counter() - began
+            text = f"{method} seed {seed}, {bound.estimator}: {len(kept[name])} images"
+            print(f"{text}, {seconds:.0f} s a chunk", flush=True)
+    return kept
+
+
+@dataclasses.dataclass(frozen=True)
+class Margin:
+    """Mean difference of two runs over images, and its standard error over images."""
+
+    nats: float
+    error: float
+
+    @classmethod
+    def over(cls, differences: np.ndarray) -> "Margin":
+        count = len(differences)
+        return cls(float(np.mean(differences)), float(np.std(differences, ddof=1) / count**0.5))
+
+
+def margins(ahead: Bounds, behind: Bounds) -> dict[str, Margin]:
+    """Of one run over another, by estimator and images."""
+    differences = {
+        name: np.subtract(ahead[name][:count], behind[name][:count])
+        for name in CHUNKS
+        for count in [min(len(ahead[name]), len(behind[name]))]
+    }
+    weighted, annealed = differences["importance"], differences["annealed"]
+    correction = Margin.over(annealed - weighted[: len(annealed)])
+    whole = Margin.over(weighted)
+    return {
+        f"importance weighting, first {FIRST}": Margin.over(weighted[:FIRST]),
+        f"annealing, first {FIRST}": Margin.over(annealed[:FIRST]),
+        f"importance weighting, first {len(annealed)}": Margin.over(weighted[: len(annealed)]),
+        f"annealing, first {len(annealed)}": Margin.over(annealed),
+        f"importance weighting, first {len(weighted)}": whole,
+        f"both, first {len(weighted)}": Margin(
+            whole.nats + correction.nats, float(np.hypot(whole.error, correction.error))
+        ),
+    }
+
+
+def level(bounds: Bounds) -> float:
+    """Mean log p(x) on all images by both estimators."""
+    weighted, annealed = np.asarray(bounds["importance"]), np.asarray(bounds["annealed"])
+    return float(np.mean(weighted) + np.mean(annealed - weighted[: len(annealed)]))
+
+
+HEADER = ["margin over the baseline", "seeds", "nats per datum", "standard error over images"]
+
+
+def table(config: Config, found: dict[tuple[str, int], Bounds]) -> str:
+    baseline, *others = config.methods
+    text = ""
+    for method in others:
+        seeds = [s for s in config.seeds if {(method, s), (baseline, s)} <= found.keys()]
+        if not seeds:
+            continue
+        pairs = [(found[method, s], found[baseline, s]) for s in seeds]
+        compared = [margins(*pair) for pair in pairs]
+        rows = [
+            [
+                title,
+                str(len(seeds)),
+                spread(of_seed[title].nats for of_seed in compared),
+                spread(of_seed[title].error for of_seed in compared),
+            ]
+            for title in compared[0]
+        ]
+        levels = [spread(map(level, runs)) for runs in zip(*pairs, strict=True)]
+        text += (
+            f"`{method}` over `{baseline}`; log p(x) by both, all images: {levels[0]} and "
+            f"{levels[1]}.\n\n{markdown_table(HEADER, rows)}"
+        )
+    return text
+
+
+def main(config: Config) -> None:
+    found = {}
+    for seed in config.seeds:
+        for method in config.methods:
+            bounds = bounds_of(config, method, seed)
+            if all(bounds.values()):
+                found[method, seed] = bounds
+    text = table(config, found)
+    (RESULTS / config.name).mkdir(parents=True, exist_ok=True)
+    (RESULTS / config.name / "margins.md").write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config, description=__doc__))
