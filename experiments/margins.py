@@ -49,7 +49,7 @@ class Config(Presets):
     importance_data: int = 10_000
     methods: tuple[str, ...] = ("gaussian_vae", "avb_adaptive")
     temperatures: int = 500
-    importance_samples: int = 2000
+    importance_samples: int = 500
 
     def __post_init__(self):
         if not FIRST <= self.num_data <= self.importance_data:
@@ -65,7 +65,7 @@ class Config(Presets):
         return {"importance": self.importance_data, "annealed": self.num_data}
 
     def path(self, method: str, seed: int) -> Path:
-        return RESULTS / self.name / f"margins-{method}-{seed}.json"
+        return RESULTS / self.name / f"margins-{self.run_name(method, seed)}.json"
 
 
 def estimators(config: Config, run: avb.Run) -> dict[str, Callable]:
@@ -91,7 +91,7 @@ def bounds_of(config: Config, method: str, seed: int) -> Bounds:
     missing = [name for name, count in config.counts.items() if len(kept[name]) < count]
     if config.tabulate_only or not missing:
         return kept
-    run_dir = config.runs_dir / config.name / f"{method}-{seed}"
+    run_dir = config.runs_dir / config.name / config.run_name(method, seed)
     train(config, method, seed, run_dir)
     run = avb.load_run(run_dir)
     bounds = estimators(config, run)
@@ -188,7 +188,7 @@ def main(config: Config) -> None:
                 found[method, seed] = bounds
     text = table(config, found)
     (RESULTS / config.name).mkdir(parents=True, exist_ok=True)
-    (RESULTS / config.name / "margins.md").write_text(text)
+    (RESULTS / config.name / f"margins{config.noise_sizes}.md").write_text(text)
     print(text)
 
 

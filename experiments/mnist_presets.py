@@ -28,6 +28,7 @@ from avb.runs import EvaluationSettings, evaluate_run
 from avb.training import Outcome
 from experiments._results import RESULTS, markdown_table, spread, write_json
 
+WITH_NOISE_NETWORK = ("sivi", "avb", "avb_adaptive", "avb_self")
 METHODS = ("gaussian_vae", "sivi", "avb_adaptive", "avb_self", "flow_vae", "avb", "iwae")
 
 
@@ -41,6 +42,9 @@ class Config:
         network: Fully connected, or convolutional.
         width: Units of each hidden layer.
         depth: Hidden layers of the fully connected networks.
+        noise_width: Units of each hidden layer between noise and draw, of methods that have such a
+            network; the library's default where it is not given.
+        noise_depth: Hidden layers of that network.
         epochs: Epochs of each run.
         kl_warmup: Epochs over which the weight of log p(z) − log q(z|x) rises from 0 to 1; the
             library's default where it is not given.
@@ -56,6 +60,8 @@ class Config:
     network: Literal["mlp", "conv"] = "mlp"
     width: int = 300
     depth: int = 2
+    noise_width: int | None = None
+    noise_depth: int | None = None
     epochs: int = 30
     kl_warmup: float | None = None
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -70,6 +76,18 @@ class Config:
         network = "" if self.network == "mlp" else f"_{self.network}"
         sizes = "" if (self.width, self.depth) == (300, 2) else f"_n{self.width}x{self.depth}"
         return f"mnist_presets_d{self.latent_dim}_e{self.epochs}_w{warmup:g}{network}{sizes}"
+
+    @property
+    def noise_sizes(self) -> str:
+        """Those of the network between noise and draw, as part of a file's name."""
+        if (self.noise_width, self.noise_depth) == (None, None):
+            return ""
+        return f"_noise{self.noise_width or ''}x{self.noise_depth or ''}"
+
+    def run_name(self, method: str, seed: int) -> str:
+        """Of a run and its results, within the folder of those of the same networks."""
+        sizes = self.noise_sizes if method in WITH_NOISE_NETWORK else ""
+        return f"{method}{sizes}-{seed}"
 
     @property
     def fit_config(self) -> avb.FitConfig:
@@ -91,6 +109,8 @@ def train(config: Config, method: str, seed: int, run_dir: Path) -> None:
             network=config.network,
             width=config.width,
             depth=config.depth,
+            noise_width=config.noise_width,
+            noise_depth=config.noise_depth,
             fit=config.fit_config,
         )
         result = avb.train_run(run_config, run_dir)
@@ -176,7 +196,8 @@ HEADER = [
 def table(config: Config) -> str:
     rows = []
     for method in config.methods:
-        files = [RESULTS / config.name / f"{method}-{seed}.json" for seed in config.seeds]
+        names = [config.run_name(method, seed) for seed in config.seeds]
+        files = [RESULTS / config.name / f"{name}.json" for name in names]
         runs = [json.loads(file.read_text()) for file in files if file.exists()]
         if runs:
             rows.append(table_row(method, runs))
@@ -187,8 +208,9 @@ def main(config: Config) -> None:
     if not config.tabulate_only:
         for seed in config.seeds:
             for method in config.methods:
-                path = RESULTS / config.name / f"{method}-{seed}.json"
-                run_dir = config.runs_dir / config.name / f"{method}-{seed}"
+                name = config.run_name(method, seed)
+                path = RESULTS / config.name / f"{name}.json"
+                run_dir = config.runs_dir / config.name / name
                 if path.exists():
                     continue
                 train(config, method, seed, run_dir)
@@ -199,7 +221,7 @@ def main(config: Config) -> None:
                 print(f"{method} seed {seed}: evaluated in {seconds:.0f} s", flush=True)
     text = table(config)
     (RESULTS / config.name).mkdir(parents=True, exist_ok=True)
-    (RESULTS / config.name / "table.md").write_text(text)
+    (RESULTS / config.name / f"table{config.noise_sizes}.md").write_text(text)
     print(text)
 
 

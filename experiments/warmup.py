@@ -16,19 +16,26 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 import tyro
 
 import avb
 from avb import Architecture, FitConfig, Method
-from avb._presets import FLOOR, _split
-from avb._types import Key
+from avb._presets import FLOOR, REACH, _split
+from avb._types import Datum, Features, Key
+from avb.critics import ResidualCritic
 from avb.evaluation import thickness
+from avb.nets._affine import forward
 from avb.posteriors import (
     AbstractImplicitPosterior,
     FullGaussianPosterior,
+    GaussianPosterior,
+    ImplicitPosterior,
 )
+from avb.posteriors._base import feature_size
 from experiments._results import RESULTS, markdown_table, spread, write_json
 from experiments._standardised import standardised
 
@@ -40,6 +47,80 @@ def full_gaussian(architecture: Architecture, *, key: Key) -> Method:
     """A variational autoencoder with correlated latent dimensions."""
     model, encoder, shapes, key_posterior, _, _ = _split(architecture, key)
     return Method(model, FullGaussianPosterior(encoder, **shapes, key=key_posterior))
+
+
+class DeeperEncoder(eqx.Module):
+    """Features of an encoder, and what more layers make of them.
+
+    Args:
+        encoder: Features of one datum.
+        size: How many.
+        width: Units of each further layer.
+        depth: Hidden layers.
+        key: PRNG key.
+    """
+
+    encoder: Callable
+    network: eqx.nn.MLP
+
+    def __init__(self, encoder: Callable, size: int, *, width: int, depth: int, key: Key):
+        self.encoder = encoder
+        self.network = eqx.nn.MLP(size, width, width, depth, activation=jax.nn.silu, key=key)
+
+    def __call__(self, x: Datum) -> Features:
+        features = self.encoder(x)
+        return jnp.concatenate([features, forward(self.network, features)])
+
+
+def _deeper(architecture: Architecture, width: int, depth: int, key: Key) -> tuple:
+    """Model, deeper encoder, shapes and a key, otherwise as the presets have them."""
+    model, encoder, shapes, key_posterior, key_deeper, _ = _split(architecture, key)
+    size = feature_size(encoder, architecture.data_shape)
+    encoder = DeeperEncoder(encoder, size, width=width, depth=depth, key=key_deeper)
+    return model, encoder, shapes, key_posterior
+
+
+def deeper_gaussian(
+    architecture: Architecture, *, width: int = 128, depth: int = 2, key: Key
+) -> Method:
+    """The diagonal Gaussian with the layers that `avb_adaptive` has between features and draw."""
+    model, encoder, shapes, key_posterior = _deeper(architecture, width, depth, key)
+    return Method(model, GaussianPosterior(encoder, **shapes, key=key_posterior))
+
+
+def with_posterior(
+    architecture: Architecture, *, deeper: bool = False, width: int, depth: int, key: Key
+) -> Method:
+    """`avb_adaptive` with larger networks between features, noise and draw.
+
+    Args:
+        architecture: Networks and likelihood.
+        deeper: The sizes are those of a deeper encoder, which no noise passes; else of the
+            network that bends noise.
+        width: Units of each layer.
+        depth: Hidden layers.
+        key: PRNG key.
+    """
+    method = avb.PRESETS["avb_adaptive"](architecture, key=key)
+    _, encoder, shapes, key_posterior, *_ = _split(architecture, key)
+    sizes = {"width": width, "depth": depth}
+    if deeper:
+        _, encoder, shapes, key_posterior = _deeper(architecture, width, depth, key)
+        sizes = {}
+    posterior = ImplicitPosterior(
+        encoder,
+        **shapes,
+        noise_dim=architecture.latent_dim,
+        floor=FLOOR,
+        reach=REACH,
+        **sizes,
+        key=key_posterior,
+    )
+    size = feature_size(encoder, architecture.data_shape)
+    critic = ResidualCritic(size, architecture.latent_dim, key=_split(architecture, key)[5])
+    return eqx.tree_at(
+        lambda method: (method.posterior, method.critic), method, (posterior, critic)
+    )
 
 
 def without_floor(architecture: Architecture, *, key: Key) -> Method:
@@ -74,6 +155,13 @@ def adaptive(reach: float, floor: float = FLOOR, critic_speed: float = 1.0) -> V
 
 VARIANTS = {
     "diagonal": Variant("diagonal Gaussian", avb.PRESETS["gaussian_vae"]),
+    "diagonal-deeper": Variant(
+        "diagonal Gaussian, deeper encoder by 2 × 128 units", deeper_gaussian
+    ),
+    "diagonal-deeper-256x3": Variant(
+        "diagonal Gaussian, deeper encoder by 3 × 256 units",
+        functools.partial(deeper_gaussian, width=256, depth=3),
+    ),
     "full": Variant("full Gaussian", full_gaussian),
     "implicit": Variant("implicit, critic", without_floor),
     "floor": adaptive(reach=4.0),
@@ -82,6 +170,14 @@ VARIANTS = {
     "reach-0.5": adaptive(reach=0.5),
     "floor-0.5": adaptive(reach=1.0, floor=0.5),
     "critic-2x": adaptive(reach=1.0, critic_speed=2.0),
+    "bend-256x3": Variant(
+        "as the preset's, noise through 3 × 256 units, critic",
+        functools.partial(with_posterior, width=256, depth=3),
+    ),
+    "deeper-256x3": Variant(
+        "as the preset's, deeper encoder by 3 × 256 units, critic",
+        functools.partial(with_posterior, deeper=True, width=256, depth=3),
+    ),
     "no-critic": Variant("implicit, T = 0", without_floor, STANDS_STILL),
 }
 
@@ -117,7 +213,8 @@ class Config:
     @property
     def path(self) -> Path:
         sizes = "" if (self.width, self.depth) == (300, 2) else f"_n{self.width}x{self.depth}"
-        return RESULTS / f"warmup_d{self.latent_dim}_e{self.epochs}{sizes}.json"
+        images = "" if self.num_data == 500 else f"_v{self.num_data}"
+        return RESULTS / f"warmup_d{self.latent_dim}_e{self.epochs}{sizes}{images}.json"
 
 
 def run(config: Config, dataset: avb.Dataset, variant: Variant, warmup: float, seed: int) -> dict:
@@ -211,6 +308,8 @@ def report(config: Config, results: dict[str, dict[str, dict]]) -> str:
     )
     if (config.width, config.depth) != (300, 2):
         command += f" --width {config.width} --depth {config.depth}"
+    if config.num_data != 500:
+        command += f" --num-data {config.num_data}"
     return (
         "# What keeps a posterior back in many latent dimensions\n\n"
         f"`{command}`: MNIST, {config.depth} hidden layers of {config.width} units; the ELBO "

@@ -1,7 +1,7 @@
 """The networks and the likelihood that all presets share. Imports JAX only when it builds."""
 
 import dataclasses
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from avb._errors import ConfigError
 
@@ -27,6 +27,9 @@ class Architecture:
         network: ``"mlp"``, or ``"conv"`` for images.
         width: Units of each hidden layer.
         depth: Hidden layers of the fully connected networks.
+        noise_width: Units of each hidden layer between noise and draw, where the posterior has
+            such a network; by default 128 for an implicit one, 64 for a semi-implicit one.
+        noise_depth: Hidden layers of that network; by default 2 and 1.
         likelihood: A name, or any :class:`~avb.models.AbstractLikelihood`. ``"normal"``
             has a decoded scale, ``"pixel-normal"`` a learned one for each element.
         num_classes: Classes of the categorical likelihood.
@@ -42,15 +45,18 @@ class Architecture:
     network: Network = "mlp"
     width: int = 300
     depth: int = 2
+    noise_width: int | None = None
+    noise_depth: int | None = None
     likelihood: "Likelihood | AbstractLikelihood" = "bernoulli"
     num_classes: int = 256
     input_shift: float = 0.0
     input_scale: float = 1.0
 
     def __post_init__(self):
-        for name in ("latent_dim", "width", "depth"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        for name in ("latent_dim", "width", "depth", "noise_width", "noise_depth"):
+            size = getattr(self, name)
+            if size is not None and size < 1:
+                raise ConfigError(f"{name}: expected at least 1, got {size}")
         if not self.data_shape or min(self.data_shape) < 1:
             raise ConfigError(f"data_shape: expected positive sizes, got {self.data_shape}")
         if self.network not in get_args(Network):
@@ -64,6 +70,12 @@ class Architecture:
             )
         if not self.input_scale > 0:
             raise ConfigError(f"input_scale: expected a positive number, got {self.input_scale}")
+
+    @property
+    def noise_sizes(self) -> dict[str, Any]:
+        """Those of the network between noise and draw that are not left to the posterior."""
+        sizes = {"width": self.noise_width, "depth": self.noise_depth}
+        return {name: size for name, size in sizes.items() if size is not None}
 
     def build_likelihood(self) -> "AbstractLikelihood":
         """The likelihood as an object."""

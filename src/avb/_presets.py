@@ -78,6 +78,7 @@ def sivi(architecture: Architecture, *, num_components: int = 16, key: Key) -> M
         Yin & Zhou (2018), https://arxiv.org/abs/1805.11183.
     """
     model, encoder, shapes, key_posterior, _, _ = _split(architecture, key)
+    shapes |= architecture.noise_sizes
     posterior = SemiImplicitPosterior(encoder, **shapes, key=key_posterior)
     return Method(model, posterior, SelfContrast(num_components))
 
@@ -89,6 +90,7 @@ def avb(architecture: Architecture, *, key: Key) -> Method:
         Mescheder, Nowozin & Geiger (2017), https://arxiv.org/abs/1701.04722, algorithm 1.
     """
     model, encoder, shapes, key_posterior, _, key_critic = _split(architecture, key)
+    shapes |= architecture.noise_sizes
     posterior = ImplicitPosterior(encoder, **shapes, key=key_posterior)
     critic = ResidualCritic(architecture.width, architecture.latent_dim, key=key_critic)
     return Method(model, posterior, PriorContrast(), critic, Logistic())
@@ -112,6 +114,7 @@ def avb_adaptive(
         the contrast's moments are taken at fixed noise instead of at random draws.
     """
     model, encoder, shapes, key_posterior, _, key_critic = _split(architecture, key)
+    shapes |= architecture.noise_sizes
     if floor:
         shapes |= {"noise_dim": architecture.latent_dim, "floor": floor}
     posterior = ImplicitPosterior(encoder, **shapes, reach=reach, key=key_posterior)
@@ -125,6 +128,7 @@ def avb_adaptive(
 def avb_self(architecture: Architecture, *, num_components: int = 16, key: Key) -> Method:
     """Semi-implicit posterior, self contrast with fixed noise, logistic critic for the rest."""
     model, encoder, shapes, key_posterior, _, key_critic = _split(architecture, key)
+    shapes |= architecture.noise_sizes
     posterior = SemiImplicitPosterior(encoder, **shapes, key=key_posterior)
     contrast = AnchoredSelfContrast(posterior.noise_dim, num_components=num_components)
     critic = ResidualCritic(architecture.width, architecture.latent_dim, key=key_critic)

@@ -272,6 +272,11 @@ PARTS = [
 
 SETTINGS = [
     Bad("latent_dim", lambda: Architecture(SHAPE, 0), "latent_dim: expected at least 1, got 0"),
+    Bad(
+        "noise_depth",
+        lambda: Architecture(SHAPE, 2, noise_depth=0),
+        "noise_depth: expected at least 1, got 0",
+    ),
     Bad("width", lambda: Architecture(SHAPE, width=-3), "width: expected at least 1, got -3"),
     Bad("depth", lambda: Architecture(SHAPE, depth=0), "depth: expected at least 1, got 0"),
     Bad("no shape", lambda: Architecture(()), "data_shape: expected positive sizes, got ()"),

@@ -358,3 +358,21 @@ def test_self_contrast_shares_parameters_with_the_posterior_alone(key):
     method = avb.sivi(ARCHITECTURE, key=key)
     assert isinstance(method.contrast, SelfContrast)
     assert not jax.tree.leaves(eqx.filter(method.contrast, eqx.is_array))
+
+
+@pytest.mark.parametrize(
+    ("preset", "default"),
+    [("avb", (128, 2)), ("avb_adaptive", (128, 2)), ("sivi", (64, 1)), ("avb_self", (64, 1))],
+)
+def test_noise_sizes_are_those_of_the_network_between_noise_and_draw(preset, default, key):
+    def sizes(**given: int) -> tuple[int, int]:
+        method = avb.PRESETS[preset](dataclasses.replace(ARCHITECTURE, **given), key=key)
+        posterior = method.posterior
+        assert isinstance(posterior, ImplicitPosterior | SemiImplicitPosterior)
+        # A semi-implicit posterior's first layer, which takes the noise, stands apart.
+        first = isinstance(posterior, SemiImplicitPosterior)
+        return posterior.network.width_size, posterior.network.depth + first
+
+    assert sizes() == default
+    assert sizes(noise_width=5, noise_depth=3) == (5, 3)
+    assert sizes(noise_width=5) == (5, default[1])

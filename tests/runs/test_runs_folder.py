@@ -116,13 +116,22 @@ def test_config_that_lacks_a_setting(run_dir: Path):
 
 def test_another_format(run_dir: Path):
     path = run_dir / "config.json"
-    path.write_text(json.dumps({"format": 8, "avb": "9.0"}))
+    path.write_text(json.dumps({"format": 9, "avb": "9.0"}))
     message = (
-        f"{run_dir} was written in format 8 by avb 9.0: expected format 7; use that version of "
-        "avb, or train again into another folder"
+        f"{run_dir} was written in format 9 by avb 9.0: expected format 7 or 8; use that version "
+        "of avb, or train again into another folder"
     )
     with refused(message):
         resume_run(run_dir)
+
+
+def test_the_format_before_the_sizes_of_the_noise_network(run_dir: Path):
+    path = run_dir / "config.json"
+    document = json.loads(path.read_text())
+    document["format"] = 7
+    del document["config"]["noise_width"], document["config"]["noise_depth"]
+    path.write_text(json.dumps(document))
+    assert load_run(run_dir).record.config.noise_width is None
 
 
 def test_no_checkpoint(run_dir: Path):

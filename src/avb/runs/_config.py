@@ -25,6 +25,9 @@ class RunConfig:
         network: Fully connected, or convolutional for images.
         width: Units of each hidden layer.
         depth: Hidden layers of the fully connected networks.
+        noise_width: Units of each hidden layer between noise and draw, in avb and avb_adaptive
+            (by default 128), sivi and avb_self (64).
+        noise_depth: Hidden layers of that network, by default 2 and 1.
         likelihood: By default bernoulli for uint8 data, poisson for counts, else normal.
         num_classes: Classes of the categorical likelihood.
         fit: How to train.
@@ -41,6 +44,8 @@ class RunConfig:
     network: Network = "mlp"
     width: int = 300
     depth: int = 2
+    noise_width: int | None = None
+    noise_depth: int | None = None
     likelihood: Likelihood | None = None
     num_classes: int = 256
     fit: FitConfig = dataclasses.field(default_factory=FitConfig)
@@ -75,6 +80,8 @@ class RunConfig:
             network=self.network,
             width=self.width,
             depth=self.depth,
+            noise_width=self.noise_width,
+            noise_depth=self.noise_depth,
             likelihood=likelihood,
             num_classes=self.num_classes,
             input_shift=input_shift,

@@ -13,7 +13,9 @@ from avb.runs._config import RunConfig, config_from_json
 from avb.runs._folder import CONFIG, write_json
 from avb.runs._prepare import HELD_OUT_SEEDS, Resolved
 
-FORMAT = 7
+FORMAT = 8
+# Format 7 lacks the sizes of the noise network, which were then the defaults.
+READABLE = (7, FORMAT)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,10 +68,11 @@ def read_record(folder: Path) -> RunRecord:
     if not folder.is_dir():
         raise RunError(f"{folder} is no folder: expected a run that 'avb train' began")
     document = _read_document(folder / CONFIG)
-    if document.get("format") != FORMAT:
+    if document.get("format") not in READABLE:
+        expected = " or ".join(map(str, READABLE))
         raise RunError(
             f"{folder} was written in format {document.get('format')} by avb "
-            f"{document.get('avb')}: expected format {FORMAT}; use that version of avb, or train "
+            f"{document.get('avb')}: expected format {expected}; use that version of avb, or train "
             "again into another folder"
         )
     try:
