@@ -93,7 +93,7 @@ def comparison_table(documents: list[dict[str, Any]]) -> Table:
     headings += [f"log p(x) ≥\n{name}" for name in _bounds(documents)]
     table.add_column("run")
     table.add_column("method", no_wrap=True)
-    headings.append("log p(x) less the\nbest's ± s.e. (data)")
+    headings.append("log p(x) less\nthe best's\n± s.e. (data)")
     for heading in (*headings, "rank by\nELBO", "rank by\nlog p(x)"):
         table.add_column(heading, justify="right")
     by_elbo = ranks([elbo_bracket_of(document) for document in documents])
