@@ -80,47 +80,31 @@ def _deeper(architecture: Architecture, width: int, depth: int, key: Key) -> tup
     return model, encoder, shapes, key_posterior
 
 
-def deeper_gaussian(
-    architecture: Architecture, *, width: int = 128, depth: int = 2, key: Key
-) -> Method:
+def deeper_gaussian(architecture: Architecture, *, key: Key) -> Method:
     """The diagonal Gaussian with the layers that `avb_adaptive` has between features and draw."""
-    model, encoder, shapes, key_posterior = _deeper(architecture, width, depth, key)
+    model, encoder, shapes, key_posterior = _deeper(architecture, 128, 2, key)
     return Method(model, GaussianPosterior(encoder, **shapes, key=key_posterior))
 
 
-def with_posterior(
-    architecture: Architecture, *, deeper: bool = False, width: int, depth: int, key: Key
-) -> Method:
-    """`avb_adaptive` with larger networks between features, noise and draw.
-
-    Args:
-        architecture: Networks and likelihood.
-        deeper: The sizes are those of a deeper encoder, which no noise passes; else of the
-            network that bends noise.
-        width: Units of each layer.
-        depth: Hidden layers.
-        key: PRNG key.
-    """
+def deeper_adaptive(architecture: Architecture, *, key: Key) -> Method:
+    """`avb_adaptive` with more layers that no noise passes."""
     method = avb.PRESETS["avb_adaptive"](architecture, key=key)
-    _, encoder, shapes, key_posterior, *_ = _split(architecture, key)
-    sizes = {"width": width, "depth": depth}
-    if deeper:
-        _, encoder, shapes, key_posterior = _deeper(architecture, width, depth, key)
-        sizes = {}
+    _, encoder, shapes, key_posterior = _deeper(architecture, 256, 3, key)
+    latent_dim = architecture.latent_dim
     posterior = ImplicitPosterior(
-        encoder,
-        **shapes,
-        noise_dim=architecture.latent_dim,
-        floor=FLOOR,
-        reach=REACH,
-        **sizes,
-        key=key_posterior,
+        encoder, **shapes, noise_dim=latent_dim, floor=FLOOR, reach=REACH, key=key_posterior
     )
     size = feature_size(encoder, architecture.data_shape)
-    critic = ResidualCritic(size, architecture.latent_dim, key=_split(architecture, key)[5])
+    critic = ResidualCritic(size, latent_dim, key=_split(architecture, key)[5])
     return eqx.tree_at(
         lambda method: (method.posterior, method.critic), method, (posterior, critic)
     )
+
+
+def larger_noise_network(architecture: Architecture, *, key: Key) -> Method:
+    """`avb_adaptive` with as many more units that noise passes."""
+    larger = dataclasses.replace(architecture, noise_width=256, noise_depth=3)
+    return avb.PRESETS["avb_adaptive"](larger, key=key)
 
 
 def without_floor(architecture: Architecture, *, key: Key) -> Method:
@@ -158,10 +142,6 @@ VARIANTS = {
     "diagonal-deeper": Variant(
         "diagonal Gaussian, deeper encoder by 2 × 128 units", deeper_gaussian
     ),
-    "diagonal-deeper-256x3": Variant(
-        "diagonal Gaussian, deeper encoder by 3 × 256 units",
-        functools.partial(deeper_gaussian, width=256, depth=3),
-    ),
     "full": Variant("full Gaussian", full_gaussian),
     "implicit": Variant("implicit, critic", without_floor),
     "floor": adaptive(reach=4.0),
@@ -171,12 +151,10 @@ VARIANTS = {
     "floor-0.5": adaptive(reach=1.0, floor=0.5),
     "critic-2x": adaptive(reach=1.0, critic_speed=2.0),
     "bend-256x3": Variant(
-        "as the preset's, noise through 3 × 256 units, critic",
-        functools.partial(with_posterior, width=256, depth=3),
+        "as the preset's, noise through 3 × 256 units, critic", larger_noise_network
     ),
     "deeper-256x3": Variant(
-        "as the preset's, deeper encoder by 3 × 256 units, critic",
-        functools.partial(with_posterior, deeper=True, width=256, depth=3),
+        "as the preset's, deeper encoder by 3 × 256 units, critic", deeper_adaptive
     ),
     "no-critic": Variant("implicit, T = 0", without_floor, STANDS_STILL),
 }

@@ -139,6 +139,14 @@ def row(values: list[float], error: float = 0.01) -> Estimate:
     return Estimate("", "lower bound", "", np.array(values), np.full(len(values), error), "")
 
 
+def test_error_over_data_is_that_of_a_mean_of_other_data():
+    assert row([1.0, 3.0]).standard_error_over_data == pytest.approx(1.0)
+    assert row([1.0]).standard_error_over_data == np.inf
+    assert "standard_error_over_data" not in row([1.0]).as_dict()
+    # Importance weights may all be zero; NumPy's warning would be an error here.
+    assert row([1.0, -np.inf]).standard_error_over_data == np.inf
+
+
 SOUND = Verdict(
     sound=True,
     reasons=(),

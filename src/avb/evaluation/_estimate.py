@@ -62,9 +62,12 @@ class Estimate:
 
     @property
     def standard_error_over_data(self) -> float:
-        """How far the mean would vary on as many other data of the same kind; infinite for one."""
+        """How far the mean would vary on as many other data of the same kind.
+
+        Infinite for one datum, or where a value is.
+        """
         count = len(self.values)
-        if count < 2:
+        if count < 2 or not np.isfinite(self.values).all():
             return math.inf
         return float(np.std(self.values, ddof=1, dtype=np.float64)) / math.sqrt(count)
 

@@ -24,8 +24,8 @@ def evaluation_table(document: dict[str, Any]) -> Table:
     table.add_column("quantity")
     table.add_column("what it is")
     table.add_column("nats per datum", justify="right", no_wrap=True)
-    table.add_column("s.e. (Monte Carlo)", justify="right")
-    table.add_column("s.e. (data)", justify="right")
+    table.add_column("s.e.\n(Monte Carlo)", justify="right")
+    table.add_column("s.e.\n(data)", justify="right")
     table.add_column("data", justify="right", no_wrap=True)
     table.add_column("how", style="dim")
     for row in document["rows"]:

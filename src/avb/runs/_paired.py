@@ -35,8 +35,8 @@ class Difference:
 def behind_best(runs: Sequence[Run], documents: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Each document with ``behind_best``: how far the run is behind the best, datum by datum.
 
-    By the tightest bound of log p(x) that all have; ``None`` where none is, or where the values
-    of a run were not kept.
+    By the tightest bound of log p(x) that all have; ``None`` where none is, where the values of
+    the run or of the best were not kept, or are not finite.
 
     Args:
         runs: The runs.
@@ -45,8 +45,10 @@ def behind_best(runs: Sequence[Run], documents: Sequence[dict[str, Any]]) -> lis
     for estimator in ESTIMATORS:
         rows = [_row(document, estimator) for document in documents]
         if all(row is not None for row in rows):
-            values = [read_values(run, row) for run, row in zip(runs, rows, strict=True) if row]
-            found = differences(estimator, values)
+            known = [row for row in rows if row]
+            means = [row["nats_per_datum"] for row in known]
+            values = [read_values(run, row) for run, row in zip(runs, known, strict=True)]
+            found = differences(estimator, means, values)
             break
     else:
         found = [None for _ in documents]
@@ -63,22 +65,30 @@ def _row(document: dict[str, Any], estimator: str) -> dict[str, Any] | None:
     return None
 
 
-def differences(estimator: str, values: Sequence[np.ndarray | None]) -> list[Difference | None]:
-    """How far each run is behind the best; ``None`` where its values were not kept.
+def differences(
+    estimator: str, means: Sequence[float], values: Sequence[np.ndarray | None]
+) -> list[Difference | None]:
+    """How far each run is behind the best; ``None`` where its values, or the best's, are missing.
 
     Args:
         estimator: Where the values come from.
-        values: A run's log p(x) datum by datum, shape ``(n,)``, on the same data for all.
+        means: A run's log p(x) over the data, kept values or not.
+        values: The same datum by datum, shape ``(n,)``, on the same data for all; ``None`` where
+            they were not kept.
     """
-    known = [of_run for of_run in values if of_run is not None]
-    if not known:
-        return [None for _ in values]
-    best = max(known, key=lambda of_run: float(np.mean(of_run, dtype=np.float64)))
-    return [None if of_run is None else _difference(estimator, of_run, best) for of_run in values]
+    best = values[int(np.argmax(means))]
+    return [_difference(estimator, of_run, best) for of_run in values]
 
 
-def _difference(estimator: str, ahead: np.ndarray, best: np.ndarray) -> Difference:
-    each = np.subtract(ahead, best, dtype=np.float64)
+def _difference(
+    estimator: str, of_run: np.ndarray | None, best: np.ndarray | None
+) -> Difference | None:
+    if of_run is None or best is None or not np.isfinite([of_run, best]).all():
+        return None
+    each = np.subtract(of_run, best, dtype=np.float64)
     count = len(each)
-    error = float(np.std(each, ddof=1)) / math.sqrt(count) if count > 1 else math.inf
-    return Difference(estimator, float(np.mean(each)), error if ahead is not best else 0.0, count)
+    if of_run is best:
+        error = 0.0
+    else:
+        error = float(np.std(each, ddof=1)) / math.sqrt(count) if count > 1 else math.inf
+    return Difference(estimator, float(np.mean(each)), error, count)
