@@ -23,6 +23,7 @@ from avb.densities._scale import (
     bounded_log_scale,
     bounded_scale,
 )
+from avb.posteriors import FullGaussianPosterior
 
 DRAWS = 20_000
 TRIL = jnp.array([[0.8, 0.0], [-0.5, 0.4]])
@@ -133,6 +134,15 @@ def test_full_gaussian_is_numpyros(key):
         expected = dist.MultivariateNormal(LOC, scale_tril=TRIL).log_prob(points)
     got = jax.vmap(FullGaussian(LOC, TRIL).log_prob)(points)
     np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
+def test_full_gaussian_posterior_starts_without_correlations(key):
+    dim = 64
+    posterior = FullGaussianPosterior(jnp.ravel, data_shape=(8,), latent_dim=dim, key=key)
+    density = posterior.density(jnp.linspace(-2.0, 2.0, 8))
+    np.testing.assert_array_equal(density.scale_tril, jnp.diag(jnp.diagonal(density.scale_tril)))
+    assert np.ptp(jnp.diagonal(density.scale_tril)) > 0
+    assert np.ptp(density.loc) > 0
 
 
 def test_mixture_is_numpyros(key):

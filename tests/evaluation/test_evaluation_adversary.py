@@ -10,7 +10,7 @@ import pytest
 
 import avb
 from avb import ConfigError, Method
-from avb.contrasts import AbstractContrast, GaussianContrast
+from avb.contrasts import AbstractContrast, AnchoredMomentContrast, GaussianContrast
 from avb.critics import AbstractCritic, ResidualCritic
 from avb.densities import FullGaussian
 from avb.densities._scale import bounded_log_scale
@@ -176,8 +176,21 @@ def test_half_of_the_error_names_the_fault(too_high, refitted, misfit, fault):
         "refitted_too_high": refitted, "excess": 0.0,
     }.items()}  # fmt: skip
     assert name_fault(**sure, thickness=None, tolerance=0.1) == fault
-    follows = "it follows q too slowly" in in_words(fault, **sure, thickness=None, learned=True)
-    assert follows == (fault == "contrast")
+    head = GaussianContrast(DATA_DIM, LATENT_DIM, key=jax.random.key(0))
+    sentence = in_words(fault, **sure, thickness=None, contrast=head)
+    assert ("it follows q too slowly" in sentence) == (fault == "contrast")
+
+
+def test_advice_on_a_contrast_is_not_to_use_what_is_used():
+    far = dict.fromkeys(("divergence", "misfit", "too_high", "refitted_too_high"), 0.9)
+    sure = {name: Finding(value, 0.0) for name, value in {**far, "excess": 0.0}.items()}
+    contrast = AnchoredMomentContrast(LATENT_DIM, num_anchors=64)
+    assert in_words("contrast", **sure, thickness=0.5, contrast=contrast) == (
+        "The contrast is at fault: the critic's ELBO is 0.90 nats too high, and of the 0.90 nats "
+        "that the contrast leaves to the critic a Gaussian with the moments of q would spare it "
+        "0.90; its 64 points of noise are too few for these moments: give AnchoredMomentContrast "
+        "more (num_anchors=128)."
+    )
 
 
 @pytest.mark.parametrize(

@@ -154,7 +154,7 @@ def test_a_thin_posterior_is_at_fault_whatever_critics_find(missed):
     assert name_fault(**seen, thickness=0.5, tolerance=0.1) == ("contrast" if missed else "none")
     fault = name_fault(**seen, thickness=0.012, tolerance=0.1)
     assert fault == "posterior too thin"
-    assert in_words(fault, **seen, thickness=0.012, learned=False) == (
+    assert in_words(fault, **seen, thickness=0.012, contrast=AnchoredMomentContrast(2)) == (
         "The posterior is too thin: around a draw it spreads 0.012 times as far as over all, in "
         "its thinnest direction, and critics hardly see such folds. Do not trust the critic's "
         "ELBO without log p(x) beside it; train with less reach (avb_adaptive has 1.0) or a higher "

@@ -262,7 +262,7 @@ def _diagnosis(
     quantiles = [np.quantile(part, (0.01, 0.5, 0.99)) for part in (now.on_q, now.on_r)]
     return Diagnosis(
         fault=fault,
-        sentence=in_words(fault, **numbers, thickness=thin, learned=method.contrast.is_learned),
+        sentence=in_words(fault, **numbers, thickness=thin, contrast=method.contrast),
         reference=name,
         **numbers,
         loss=_loss(method, now),

@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+from avb.contrasts import AbstractContrast, AnchoredMomentContrast
 from avb.evaluation._thickness import THIN
 from avb.evaluation._verdict import Finding
 
@@ -51,7 +52,7 @@ def in_words(
     refitted_too_high: Finding,
     excess: Finding,
     thickness: float | None,
-    learned: bool,
+    contrast: AbstractContrast,
 ) -> str:
     """The fault, its size and what to do about it, in a sentence.
 
@@ -63,7 +64,7 @@ def in_words(
         refitted_too_high: The same after the critic alone was trained on.
         excess: E_r[exp T] − 1.
         thickness: Of an implicit posterior.
-        learned: Whether the contrast has parameters of its own.
+        contrast: r(z|x), which tells what would bring it closer to q.
     """
     size = f"the critic's ELBO is {too_high.nats:.2f} nats too high"
     if fault == "none":
@@ -87,17 +88,25 @@ def in_words(
             "or lower learning_rate."
         )
     if fault == "contrast":
-        remedy = (
-            "it follows q too slowly: use AnchoredMomentContrast, or raise critic_learning_rate"
-            if learned
-            else "use AnchoredMomentContrast or GaussianContrast"
-        )
         return (
             f"The contrast is at fault: {size}, and of the {divergence.nats:.2f} nats that the "
             f"contrast leaves to the critic a Gaussian with the moments of q would spare it "
-            f"{misfit.nats:.2f}; {remedy}."
+            f"{misfit.nats:.2f}; {_closer(contrast)}."
         )
     return (
         f"The critic is too weak: {size}, training it alone leaves {refitted_too_high.nats:.2f}, "
         f"and no Gaussian contrast would spare it that; use a wider critic, or MixtureContrast."
     )
+
+
+def _closer(contrast: AbstractContrast) -> str:
+    """What would bring a contrast closer to the Gaussian with the moments of q."""
+    if isinstance(contrast, AnchoredMomentContrast):
+        points = len(contrast.anchors)
+        return (
+            f"its {points} points of noise are too few for these moments: give "
+            f"AnchoredMomentContrast more (num_anchors={2 * points})"
+        )
+    if contrast.is_learned:
+        return "it follows q too slowly: use AnchoredMomentContrast, or raise critic_learning_rate"
+    return "use AnchoredMomentContrast or GaussianContrast"

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 
 from avb._types import Features, Key, Latent, Shape
@@ -62,6 +63,9 @@ class GaussianPosterior(AbstractTractablePosterior):
 class FullGaussianPosterior(AbstractTractablePosterior):
     """q(z|x) = N(μ(x), L(x) L(x)ᵀ), with correlated latent dimensions.
 
+    It starts without correlations: the inverse of a triangular matrix with random entries below
+    its diagonal grows exponentially with d, and the gradient of log q with it.
+
     Args:
         encoder: Features of one datum.
         data_shape: Shape of one datum.
@@ -76,7 +80,8 @@ class FullGaussianPosterior(AbstractTractablePosterior):
     def __init__(self, encoder: Callable, *, data_shape: Shape, latent_dim: int, key: Key):
         self.encoder = encoder
         size = full_size(latent_dim)
-        self.head = eqx.nn.Linear(feature_size(encoder, data_shape), size, key=key)
+        head = eqx.nn.Linear(feature_size(encoder, data_shape), size, key=key)
+        self.head = jax.tree.map(lambda leaf: leaf.at[2 * latent_dim :].set(0.0), head)
         self.latent_dim = latent_dim
 
     def density(self, features: Features) -> FullGaussian:
