@@ -45,6 +45,7 @@ class Config:
         noise_width: Units of each hidden layer between noise and draw, of methods that have such a
             network; the library's default where it is not given.
         noise_depth: Hidden layers of that network.
+        noise_reach: How far that of an implicit posterior may move a draw, in its scales.
         epochs: Epochs of each run.
         kl_warmup: Epochs over which the weight of log p(z) − log q(z|x) rises from 0 to 1; the
             library's default where it is not given.
@@ -62,6 +63,7 @@ class Config:
     depth: int = 2
     noise_width: int | None = None
     noise_depth: int | None = None
+    noise_reach: float | None = None
     epochs: int = 30
     kl_warmup: float | None = None
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -80,9 +82,10 @@ class Config:
     @property
     def noise_sizes(self) -> str:
         """Those of the network between noise and draw, as part of a file's name."""
+        reach = "" if self.noise_reach is None else f"_reach{self.noise_reach:g}"
         if (self.noise_width, self.noise_depth) == (None, None):
-            return ""
-        return f"_noise{self.noise_width or ''}x{self.noise_depth or ''}"
+            return reach
+        return f"_noise{self.noise_width or ''}x{self.noise_depth or ''}{reach}"
 
     def run_name(self, method: str, seed: int) -> str:
         """Of a run and its results, within the folder of those of the same networks."""
@@ -111,6 +114,7 @@ def train(config: Config, method: str, seed: int, run_dir: Path) -> None:
             depth=config.depth,
             noise_width=config.noise_width,
             noise_depth=config.noise_depth,
+            noise_reach=config.noise_reach,
             fit=config.fit_config,
         )
         result = avb.train_run(run_config, run_dir)

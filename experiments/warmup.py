@@ -15,6 +15,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -26,16 +27,19 @@ import avb
 from avb import Architecture, FitConfig, Method
 from avb._presets import FLOOR, REACH, _split
 from avb._types import Datum, Features, Key
+from avb.contrasts import AbstractContrast, AnchoredMomentContrast, GaussianContrast
 from avb.critics import ResidualCritic
 from avb.evaluation import thickness
 from avb.nets._affine import forward
 from avb.posteriors import (
     AbstractImplicitPosterior,
+    BasisPosterior,
     FullGaussianPosterior,
     GaussianPosterior,
     ImplicitPosterior,
 )
 from avb.posteriors._base import feature_size
+from experiments._corrected import CorrectedMomentContrast
 from experiments._results import RESULTS, markdown_table, spread, write_json
 from experiments._standardised import standardised
 
@@ -101,15 +105,55 @@ def deeper_adaptive(architecture: Architecture, *, key: Key) -> Method:
     )
 
 
-def larger_noise_network(architecture: Architecture, *, key: Key) -> Method:
+def larger_noise_network(
+    architecture: Architecture, *, reach: float | None = None, key: Key
+) -> Method:
     """`avb_adaptive` with as many more units that noise passes."""
-    larger = dataclasses.replace(architecture, noise_width=256, noise_depth=3)
+    larger = dataclasses.replace(architecture, noise_width=256, noise_depth=3, noise_reach=reach)
     return avb.PRESETS["avb_adaptive"](larger, key=key)
+
+
+def other_contrast(
+    architecture: Architecture, *, contrast: Callable[..., AbstractContrast], key: Key
+) -> Method:
+    """The larger noise network with a contrast made of its posterior, the sizes and a key."""
+    method = larger_noise_network(architecture, key=key)
+    posterior = method.posterior
+    size = feature_size(posterior.encoder, architecture.data_shape)
+    made = contrast(posterior, size, architecture.latent_dim, key=_split(architecture, key)[4])
+    return eqx.tree_at(lambda method: method.contrast, method, made)
+
+
+def with_128_points(posterior: Any, *sizes: int, key: Key) -> AbstractContrast:
+    return AnchoredMomentContrast(posterior.noise_size, num_anchors=128)
+
+
+def corrected(posterior: Any, *sizes: int, key: Key) -> AbstractContrast:
+    return CorrectedMomentContrast(posterior.noise_size, *sizes, key=key)
+
+
+def learned(posterior: Any, *sizes: int, key: Key) -> AbstractContrast:
+    return GaussianContrast(*sizes, key=key)
+
+
+def basis(architecture: Architecture, *, key: Key) -> Method:
+    """`avb_adaptive` with the posterior of the paper's images: noise networks that see no datum."""
+    method = avb.PRESETS["avb_adaptive"](architecture, key=key)
+    _, encoder, shapes, key_posterior, _, _ = _split(architecture, key)
+    posterior = BasisPosterior(encoder, **shapes, num_basis=16, noise_dim=8, key=key_posterior)
+    contrast = AnchoredMomentContrast(posterior.noise_size)
+    return eqx.tree_at(lambda m: (m.posterior, m.contrast), method, (posterior, contrast))
 
 
 def without_floor(architecture: Architecture, *, key: Key) -> Method:
     """`avb_adaptive`, all of whose noise is bent, as far as it goes."""
-    return avb.PRESETS["avb_adaptive"](architecture, floor=0.0, reach=4.0, key=key)
+    return with_reach(architecture, reach=4.0, floor=0.0, key=key)
+
+
+def with_reach(architecture: Architecture, *, reach: float, floor: float, key: Key) -> Method:
+    """`avb_adaptive` with another reach and floor."""
+    further = dataclasses.replace(architecture, noise_reach=reach)
+    return avb.PRESETS["avb_adaptive"](further, floor=floor, key=key)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,7 +176,7 @@ def adaptive(reach: float, floor: float = FLOOR, critic_speed: float = 1.0) -> V
     speed = "" if critic_speed == 1.0 else f" at {critic_speed:g} times the rate"
     return Variant(
         f"implicit with a floor of {floor:g} and a reach of {reach:g}, critic{speed}",
-        functools.partial(avb.PRESETS["avb_adaptive"], reach=reach, floor=floor),
+        functools.partial(with_reach, reach=reach, floor=floor),
         critic_speed * FitConfig.critic_learning_rate,
     )
 
@@ -153,6 +197,28 @@ VARIANTS = {
     "bend-256x3": Variant(
         "as the preset's, noise through 3 × 256 units, critic", larger_noise_network
     ),
+    "bend-256x3-reach-4": Variant(
+        "noise through 3 × 256 units, reach 4, critic",
+        functools.partial(larger_noise_network, reach=4.0),
+    ),
+    "bend-256x3-128": Variant(
+        "through 3 × 256 units, the contrast's moments at 128 points instead of 64 (d = 32)",
+        functools.partial(other_contrast, contrast=with_128_points),
+    ),
+    "bend-256x3-corrected": Variant(
+        "through 3 × 256 units, the contrast's moments corrected by a learned head",
+        functools.partial(other_contrast, contrast=corrected),
+    ),
+    "bend-256x3-learned": Variant(
+        "through 3 × 256 units, learned Gaussian contrast",
+        functools.partial(other_contrast, contrast=learned),
+    ),
+    "bend-256x3-learned-2x": Variant(
+        "the same, critic and contrast at twice the rate",
+        functools.partial(other_contrast, contrast=learned),
+        2.0 * FitConfig.critic_learning_rate,
+    ),
+    "basis-8": Variant("sum of 16 noise networks that see no datum, critic", basis),
     "deeper-256x3": Variant(
         "as the preset's, deeper encoder by 3 × 256 units, critic", deeper_adaptive
     ),

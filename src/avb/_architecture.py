@@ -30,6 +30,8 @@ class Architecture:
         noise_width: Units of each hidden layer between noise and draw, where the posterior has
             such a network; by default 128 for an implicit one, 64 for a semi-implicit one.
         noise_depth: Hidden layers of that network; by default 2 and 1.
+        noise_reach: How far that of an implicit posterior may move a draw, in units of the
+            posterior's scales; by default 1 in ``avb_adaptive``, 4 in ``avb``.
         likelihood: A name, or any :class:`~avb.models.AbstractLikelihood`. ``"normal"``
             has a decoded scale, ``"pixel-normal"`` a learned one for each element.
         num_classes: Classes of the categorical likelihood.
@@ -47,6 +49,7 @@ class Architecture:
     depth: int = 2
     noise_width: int | None = None
     noise_depth: int | None = None
+    noise_reach: float | None = None
     likelihood: "Likelihood | AbstractLikelihood" = "bernoulli"
     num_classes: int = 256
     input_shift: float = 0.0
@@ -57,6 +60,8 @@ class Architecture:
             size = getattr(self, name)
             if size is not None and size < 1:
                 raise ConfigError(f"{name}: expected at least 1, got {size}")
+        if self.noise_reach is not None and not self.noise_reach > 0:
+            raise ConfigError(f"noise_reach: expected above zero, got {self.noise_reach}")
         if not self.data_shape or min(self.data_shape) < 1:
             raise ConfigError(f"data_shape: expected positive sizes, got {self.data_shape}")
         if self.network not in get_args(Network):

@@ -14,6 +14,7 @@ from avb.contrasts import (
     SelfContrast,
 )
 from avb.critics import ResidualCritic
+from avb.densities._scale import MAX_SHIFT
 from avb.objectives import Logistic, WeightedLogistic
 from avb.posteriors import (
     FlowPosterior,
@@ -91,22 +92,20 @@ def avb(architecture: Architecture, *, key: Key) -> Method:
     """
     model, encoder, shapes, key_posterior, _, key_critic = _split(architecture, key)
     shapes |= architecture.noise_sizes
-    posterior = ImplicitPosterior(encoder, **shapes, key=key_posterior)
+    reach = architecture.noise_reach or MAX_SHIFT
+    posterior = ImplicitPosterior(encoder, **shapes, reach=reach, key=key_posterior)
     critic = ResidualCritic(architecture.width, architecture.latent_dim, key=key_critic)
     return Method(model, posterior, PriorContrast(), critic, Logistic())
 
 
-def avb_adaptive(
-    architecture: Architecture, *, floor: float = FLOOR, reach: float = REACH, key: Key
-) -> Method:
+def avb_adaptive(architecture: Architecture, *, floor: float = FLOOR, key: Key) -> Method:
     """Implicit posterior, Gaussian contrast with its moments, weighted logistic critic.
 
     Args:
-        architecture: Networks and likelihood.
+        architecture: Networks and likelihood. A ``noise_reach`` above the default 1 gains up to
+            0.4 nats where nothing folds; watch :func:`avb.evaluation.thickness`.
         floor: Gaussian noise added to the posterior's draws, in units of its scales, in place of
             half of the noise that the network bends; see :class:`ImplicitPosterior`.
-        reach: How far the network may move a draw, in the same units. More room gains up to 0.4
-            nats where nothing folds; watch :func:`avb.evaluation.thickness`.
         key: PRNG key.
 
     References:
@@ -117,6 +116,7 @@ def avb_adaptive(
     shapes |= architecture.noise_sizes
     if floor:
         shapes |= {"noise_dim": architecture.latent_dim, "floor": floor}
+    reach = architecture.noise_reach or REACH
     posterior = ImplicitPosterior(encoder, **shapes, reach=reach, key=key_posterior)
     contrast = AnchoredMomentContrast(posterior.noise_size)
     critic = ResidualCritic(architecture.width, architecture.latent_dim, key=key_critic)

@@ -273,6 +273,11 @@ PARTS = [
 SETTINGS = [
     Bad("latent_dim", lambda: Architecture(SHAPE, 0), "latent_dim: expected at least 1, got 0"),
     Bad(
+        "noise reach",
+        lambda: Architecture(SHAPE, noise_reach=0.0),
+        "noise_reach: expected above zero, got 0.0",
+    ),
+    Bad(
         "noise_depth",
         lambda: Architecture(SHAPE, 2, noise_depth=0),
         "noise_depth: expected at least 1, got 0",

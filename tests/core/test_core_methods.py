@@ -376,3 +376,14 @@ def test_noise_sizes_are_those_of_the_network_between_noise_and_draw(preset, def
     assert sizes() == default
     assert sizes(noise_width=5, noise_depth=3) == (5, 3)
     assert sizes(noise_width=5) == (5, default[1])
+
+
+@pytest.mark.parametrize(("preset", "default"), [("avb", 4.0), ("avb_adaptive", 1.0)])
+def test_noise_reach_is_that_of_the_implicit_posterior(preset, default, key):
+    def reach(architecture: Architecture) -> float:
+        posterior = avb.PRESETS[preset](architecture, key=key).posterior
+        assert isinstance(posterior, ImplicitPosterior)
+        return posterior.reach
+
+    assert reach(ARCHITECTURE) == default
+    assert reach(dataclasses.replace(ARCHITECTURE, noise_reach=2.5)) == 2.5

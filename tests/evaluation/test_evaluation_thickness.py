@@ -88,18 +88,13 @@ def test_a_floor_adds_noise_to_any_bend(key):
 
 
 @pytest.mark.parametrize(
-    ("settings", "reach", "floor", "noise"),
-    [
-        ({}, 1.0, 0.3, 8),
-        ({"reach": 4.0}, 4.0, 0.3, 8),
-        ({"floor": 0.5}, 1.0, 0.5, 8),
-        ({"floor": 0.0}, 1.0, 0.0, 16),
-    ],
+    ("settings", "floor", "noise"),
+    [({}, 0.3, 8), ({"floor": 0.5}, 0.5, 8), ({"floor": 0.0}, 0.0, 16)],
 )
-def test_the_preset_has_a_floor_and_little_reach(settings, reach, floor, noise, key):
+def test_the_preset_has_a_floor_and_little_reach(settings, floor, noise, key):
     architecture = Architecture((3,), latent_dim=8, width=4)
     posterior = PRESETS["avb_adaptive"](architecture, **settings, key=key).posterior
-    assert (posterior.reach, posterior.floor, posterior.noise_dim) == (reach, floor, noise)
+    assert (posterior.reach, posterior.floor, posterior.noise_dim) == (1.0, floor, noise)
 
 
 def test_the_contrast_knows_the_covariance_of_a_floor(key):
@@ -157,6 +152,6 @@ def test_a_thin_posterior_is_at_fault_whatever_critics_find(missed):
     assert in_words(fault, **seen, thickness=0.012, contrast=AnchoredMomentContrast(2)) == (
         "The posterior is too thin: around a draw it spreads 0.012 times as far as over all, in "
         "its thinnest direction, and critics hardly see such folds. Do not trust the critic's "
-        "ELBO without log p(x) beside it; train with less reach (avb_adaptive has 1.0) or a higher "
-        "floor (0.3), for fewer epochs, or with method 'sivi'."
+        "ELBO without log p(x) beside it; train with less noise_reach (avb_adaptive has 1.0) or a "
+        "higher floor (0.3), for fewer epochs, or with method 'sivi'."
     )

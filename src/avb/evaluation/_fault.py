@@ -73,8 +73,9 @@ def in_words(
         return (
             f"The posterior is too thin: around a draw it spreads {thickness:.2g} times as far as "
             "over all, in its thinnest direction, and critics hardly see such folds. Do not trust "
-            "the critic's ELBO without log p(x) beside it; train with less reach (avb_adaptive has "
-            "1.0) or a higher floor (0.3), for fewer epochs, or with method 'sivi'."
+            "the critic's ELBO without log p(x) beside it; train with less noise_reach "
+            "(avb_adaptive has 1.0) or a higher floor (0.3), for fewer epochs, or with method "
+            "'sivi'."
         )
     if fault == "critic overshoots":
         return (

@@ -28,6 +28,9 @@ class RunConfig:
         noise_width: Units of each hidden layer between noise and draw, in avb and avb_adaptive
             (by default 128), sivi and avb_self (64).
         noise_depth: Hidden layers of that network, by default 2 and 1.
+        noise_reach: How far that network may move a draw, in the posterior's scales, in
+            avb_adaptive (by default 1) and avb (4). More fits better until the posterior folds,
+            which avb diagnose sees.
         likelihood: By default bernoulli for uint8 data, poisson for counts, else normal.
         num_classes: Classes of the categorical likelihood.
         fit: How to train.
@@ -46,6 +49,7 @@ class RunConfig:
     depth: int = 2
     noise_width: int | None = None
     noise_depth: int | None = None
+    noise_reach: float | None = None
     likelihood: Likelihood | None = None
     num_classes: int = 256
     fit: FitConfig = dataclasses.field(default_factory=FitConfig)
@@ -82,6 +86,7 @@ class RunConfig:
             depth=self.depth,
             noise_width=self.noise_width,
             noise_depth=self.noise_depth,
+            noise_reach=self.noise_reach,
             likelihood=likelihood,
             num_classes=self.num_classes,
             input_shift=input_shift,

@@ -13,9 +13,9 @@ from avb.runs._config import RunConfig, config_from_json
 from avb.runs._folder import CONFIG, write_json
 from avb.runs._prepare import HELD_OUT_SEEDS, Resolved
 
-FORMAT = 8
-# Format 7 lacks the sizes of the noise network, which were then the defaults.
-READABLE = (7, FORMAT)
+FORMAT = 9
+# Format 7 lacks the sizes of the noise network, 8 its reach, which were then the defaults.
+READABLE = (7, 8, FORMAT)
 
 
 @dataclasses.dataclass(frozen=True)
