@@ -23,7 +23,7 @@ from avb.evaluation._fresh import FreshCritics, fresh_critic_elbo
 from avb.evaluation._gaps import inference_gaps
 from avb.evaluation._importance import importance_bound
 from avb.evaluation._information import aggregate_kl, mutual_information
-from avb.evaluation._own_bound import critic_upper_bound, lowest
+from avb.evaluation._own_bound import TrainedOn, sharpest, trained_on
 from avb.evaluation._smoothed import smoothed_bracket
 from avb.evaluation._thickness import thickness
 from avb.evaluation._verdict import Finding, Verdict, judge_critic
@@ -88,9 +88,9 @@ def evaluate(
     quantity                    rows
     ==========================  ============================================================
     ELBO                        exact where q has a density; a lower and an upper bound where
-                                it is semi-implicit; else fresh critics' estimate, the lower
-                                of their upper bound and :func:`critic_upper_bound`, and the
-                                bracket of q + noise
+                                it is semi-implicit; else estimate and upper bound by
+                                fresh critics, or by the critic of training, trained on,
+                                where that knows more; and the bracket of q + noise
     ELBO, critic of training    an estimate; flagged where :func:`judge_critic` finds it wrong,
                                 doubted where its judges know less than it
     log p(x)                    lower bounds by importance weighting and by annealing
@@ -145,6 +145,7 @@ def _elbo_rows(job: _Job) -> tuple[list[Estimate], Verdict | None]:
     model, posterior, config = job.method.model, job.method.posterior, job.config
     rows: list[Estimate] = []
     fresh: FreshCritics | None = None
+    further: TrainedOn | None = None
     if isinstance(posterior, AbstractTractablePosterior):
         rows.append(elbo(model, posterior, job.data, draws=config.draws, **job.settings("ELBO")))
     elif isinstance(posterior, SemiImplicitPosterior):
@@ -161,7 +162,10 @@ def _elbo_rows(job: _Job) -> tuple[list[Estimate], Verdict | None]:
         fresh = fresh_critic_elbo(
             model, posterior, job.data, critics=config.critics, **job.settings("fresh critics")
         )
-        rows += [*_fresh_rows(job, fresh), *_smoothed_rows(job)]
+        further = trained_on(
+            job.method, job.data, fresh, **job.settings("upper bound by the critic")
+        )
+        rows += [*sharpest(fresh, further), *_smoothed_rows(job)]
     if job.method.critic is None:
         return rows, None
     estimate = critic_elbo(
@@ -170,16 +174,11 @@ def _elbo_rows(job: _Job) -> tuple[list[Estimate], Verdict | None]:
     if not rows:
         return [estimate], None
     settings = job.settings("verdict on the critic")
-    verdict = judge_critic(job.method, job.data, fresh=fresh, **settings)
+    verdict = judge_critic(job.method, job.data, fresh=fresh, further=further, **settings)
     if isinstance(posterior, AbstractImplicitPosterior):
         key = jax.random.fold_in(settings["key"], 1)
         verdict = verdict.beside_thickness(thickness(posterior, job.data, key=key))
     return [*rows, verdict.mark(estimate)], verdict
-
-
-def _fresh_rows(job: _Job, fresh: FreshCritics) -> tuple[Estimate, Estimate]:
-    settings = job.settings("upper bound by the critic")
-    return lowest(fresh, critic_upper_bound(job.method, job.data, fresh, **settings))
 
 
 def _smoothed_rows(job: _Job) -> tuple[Estimate, Estimate]:

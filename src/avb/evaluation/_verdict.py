@@ -26,6 +26,7 @@ from avb.evaluation._estimate import SIGMAS, Estimate
 from avb.evaluation._fresh import FreshCritics, fresh_critic_elbo
 from avb.evaluation._fresh_training import Corner
 from avb.evaluation._mixed_contrast import MixedContrast, in_pairs
+from avb.evaluation._own_bound import TrainedOn, trained_on
 from avb.evaluation._thickness import THIN
 from avb.posteriors import AbstractTractablePosterior, SemiImplicitPosterior
 
@@ -58,8 +59,8 @@ class Verdict:
     Attributes:
         sound: Nothing speaks against it.
         reasons: A sentence for each finding against it.
-        judge: What it was compared with: ``"exact density"``, ``"bracket"`` or
-            ``"fresh critics"``.
+        judge: What it was compared with: ``"exact density"``, ``"bracket"``, or the one that
+            finds more of ``"fresh critics"`` and ``"the same critic, trained on"``.
         too_high: By how much its ELBO is too high, at the least; below 0 where its judge knows
             less than it.
         too_low: Exact density and bracket: by how much its ELBO is too low, at the least.
@@ -168,17 +169,20 @@ def capped_excess(
 
 @eqx.filter_jit
 def _against_fresh(parts, x, index, keys):
-    """By how much the critic's log q falls short of fresh critics', and its integral less 1."""
-    method, fresh, draws, offset, cap = parts
+    """By how much the critic's log q falls short of its judges', and its integral less 1."""
+    method, fresh, further, draws, offset, cap = parts
 
     def datum(x: Datum, index, key: Key):
         key_condition, key_z, key_weights = jax.random.split(key, 3)
         corner = fresh.arena.at(index)
         claimed = critic_density(method, x, corner.features, key_condition, offset)
         z = corner.posterior_draws(key_z, draws)
-        missed = fresh.log_prob(index, z) - jax.vmap(claimed.log_prob)(z)
-        excess = capped_excess(claimed, corner, key_weights, 4 * draws, cap)
-        return mean_and_error(missed), mean_and_error(excess)
+        claim = jax.vmap(claimed.log_prob)(z)
+        return (
+            mean_and_error(fresh.log_prob(index, z) - claim),
+            mean_and_error(further.log_prob(x, index, key_condition, z) - claim),
+            mean_and_error(capped_excess(claimed, corner, key_weights, 4 * draws, cap)),
+        )
 
     return jax.vmap(datum)(x, index, keys)
 
@@ -189,6 +193,7 @@ def judge_critic(
     *,
     key: Key,
     fresh: FreshCritics | None = None,
+    further: TrainedOn | None = None,
     tolerance: float = 0.05,
     draws: int = 64,
     components: int = 1024,
@@ -202,12 +207,13 @@ def judge_critic(
 
     - where q has a density, or the bracket of a semi-implicit posterior, the critic is wrong
       as soon as its ELBO leaves them by more than three standard errors;
-    - a posterior that can only be sampled is tried by fresh critics. The critic is wrong if
-      they find at least ``tolerance`` nats that it missed (its ELBO lies that far above
+    - a posterior that can only be sampled is tried by fresh critics, and by the critic itself,
+      trained on while q stands still. It is wrong if one of them finds at least ``tolerance``
+      nats that it missed (its ELBO lies that far above
       an upper bound), or if q̂ integrates to more than 1 + ``tolerance`` (its ELBO may lie
       that far below the truth, which no density could): each by more than three standard
       errors. Any T obeys ELBO ≤ its estimate + ∫ q̂ − 1, so these two tests see both sides.
-      Both findings are lower bounds: a critic is never condemned for what the fresh ones
+      Both findings are lower bounds: a critic is never condemned for what its judges
       failed to learn, nor for the tail of exp T, which is capped. For the same reason one
       that is wrong by hardly more than ``tolerance`` may pass. Where the fresh critics find
       much less than it claims (0.3 nats), they know less of q than it, and nobody can tell
@@ -219,6 +225,7 @@ def judge_critic(
         key: PRNG key.
         fresh: Fresh critics of the same posterior on the same data, where there are some;
             else they are trained.
+        further: The critic of training, trained on at the same data, where it was; else it is.
         tolerance: What fresh critics may find, in nats per datum.
         draws: Posterior draws a datum, at least 2.
         components: K of the semi-implicit bracket.
@@ -239,6 +246,7 @@ def judge_critic(
         raise ConfigError(f"tolerance of the verdict: expected zero or more, got {tolerance}")
     data = check_data(data, method.model.data_shape)
     key_offset, key_fresh, key = jax.random.split(key, 3)
+    key_further = jax.random.fold_in(key_fresh, 1)
     offset = critic_offset(method, data, key=key_offset, draws=draws, batch_size=batch_size)
     sizes = {"key": key, "batch_size": batch_size, "progress": progress}
     if isinstance(method.posterior, SemiImplicitPosterior | AbstractTractablePosterior):
@@ -255,18 +263,29 @@ def judge_critic(
             method.model, method.posterior, data, key=key_fresh, batch_size=batch_size
         )
     check_same_data(len(fresh.estimate.values), len(data))
+    if further is None:
+        further = trained_on(method, data, fresh, key=key_further, batch_size=batch_size)
     # Weights up to the root of the number of draws have an average to rely on; the cap makes
     # it smaller, never larger.
     cap = jnp.asarray(0.5 * np.log(4.0 * draws * len(data)))
-    parts, on_device = (method, fresh.density, draws, offset, cap), jnp.asarray(data)
-    missed, excess = over_batches(
+    parts = (method, fresh.density, further.bound.density, draws, offset, cap)
+    on_device = jnp.asarray(data)
+    by_fresh, by_itself, excess = over_batches(
         lambda index, keys: _against_fresh(parts, on_device[index], index, keys),
         np.arange(len(data)),
         **sizes,
     )
-    # What the fresh critics claim too much is no fault of the critic on trial.
-    missed = (missed[0] - fresh.excess[0], np.hypot(missed[1], fresh.excess[1]))
-    return _beside_fresh(Finding.over_data(*missed), Finding.over_data(*excess), tolerance)
+    return _beside_critics(
+        _less_excess(by_fresh, fresh.excess),
+        _less_excess(by_itself, further.bound.excess),
+        Finding.over_data(*excess),
+        tolerance,
+    )
+
+
+def _less_excess(missed: tuple, excess: tuple) -> Finding:
+    """What a judge finds missed; what it claims too much is no fault of the critic on trial."""
+    return Finding.over_data(missed[0] - excess[0], np.hypot(missed[1], excess[1]))
 
 
 def _beside_bounds(method: Method, high: Finding, low: Finding) -> Verdict:
@@ -281,22 +300,26 @@ def _beside_bounds(method: Method, high: Finding, low: Finding) -> Verdict:
     return Verdict(not reasons, tuple(reasons), judge, high, low)
 
 
-def _beside_fresh(missed: Finding, excess: Finding, tolerance: float) -> Verdict:
+def _beside_critics(
+    by_fresh: Finding, by_itself: Finding, excess: Finding, tolerance: float
+) -> Verdict:
+    judge, whose, missed = "fresh critics", "the fresh critics' upper bound", by_fresh
+    if by_itself.nats > by_fresh.nats:
+        judge, missed = "the same critic, trained on", by_itself
+        whose = "the upper bound by the same critic, trained on alone"
     reasons = []
     if missed.exceeds(tolerance):
-        reasons.append(
-            f"{missed.nats:.2g} ± {missed.error:.1g} nats above the fresh critics' upper bound"
-        )
+        reasons.append(f"{missed.nats:.2g} ± {missed.error:.1g} nats above {whose}")
     if excess.exceeds(tolerance):
         reasons.append(
             f"not normalised: what it takes for q(z|x) integrates to at least "
             f"{1.0 + excess.nats:.3g} ± {excess.error:.1g}"
         )
     doubts = []
-    shortfall = Finding(-missed.nats, missed.error)
+    shortfall = Finding(-by_fresh.nats, by_fresh.error)
     if shortfall.exceeds(SHORTFALL):
         doubts.append(
             f"the fresh critics, its judges, find {shortfall.nats:.2g} ± {shortfall.error:.1g} "
             "nats less of KL(q‖r) than it, and cannot tell what it missed"
         )
-    return Verdict(not reasons, tuple(reasons), "fresh critics", missed, excess, tuple(doubts))
+    return Verdict(not reasons, tuple(reasons), judge, missed, excess, tuple(doubts))
