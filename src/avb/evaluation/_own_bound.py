@@ -172,8 +172,8 @@ def critic_upper_bound(
     check_draws(draws)
     data = check_data(data, method.model.data_shape)
     check_same_data(len(fresh.estimate.values), len(data))
-    settings = {"draws": draws, "batch_size": batch_size, "progress": progress}
-    return own_bound(method, data, fresh, key=key, **settings).upper
+    settings = {"key": key, "draws": draws, "batch_size": batch_size}
+    return own_bound(method, data, fresh, **settings, progress=progress).upper
 
 
 def own_bound(
@@ -249,9 +249,16 @@ def trained_on(
     """
     key_refit, key_estimate, key_bound = jax.random.split(key, 3)
     refitted = refit_critic(method, jnp.asarray(data), key_refit, steps)
-    sizes = {"draws": draws, "batch_size": batch_size}
-    estimate = critic_elbo(refitted, data, key=key_estimate, **sizes)
-    bound = own_bound(refitted, data, fresh, key=key_bound, **sizes, progress=progress)
+    estimate = critic_elbo(refitted, data, key=key_estimate, draws=draws, batch_size=batch_size)
+    bound = own_bound(
+        refitted,
+        data,
+        fresh,
+        key=key_bound,
+        draws=draws,
+        batch_size=batch_size,
+        progress=progress,
+    )
     detail = f"{steps} further steps of its critic, {draws} draws a datum"
 
     def told(estimate: Estimate) -> Estimate:
