@@ -61,6 +61,7 @@ class Variant:
         critic_width: Hidden units of the critic.
         objective: What the critic minimises.
         fit: Settings of training that differ from the defaults.
+        fit_draws: Draws of q that a learned contrast is fitted to, a datum.
         driven: Whether a held-out loss decides the number of critic steps.
     """
 
@@ -70,6 +71,7 @@ class Variant:
     critic_width: int = 128
     objective: AbstractObjective = DEFAULT_OBJECTIVE
     fit: dict[str, Any] = dataclasses.field(default_factory=dict)
+    fit_draws: int = 1
     driven: bool = False
 
     def method(self, architecture: Architecture, key: Key) -> Method:
@@ -81,7 +83,13 @@ class Variant:
             architecture.width, architecture.latent_dim, width=self.critic_width, key=key_critic
         )
         return Method(
-            model, posterior, contrast, critic, self.objective, contrast_draws=CONTRAST_DRAWS
+            model,
+            posterior,
+            contrast,
+            critic,
+            self.objective,
+            contrast_draws=CONTRAST_DRAWS,
+            fit_draws=self.fit_draws,
         )
 
 
@@ -108,6 +116,13 @@ VARIANTS = {
     "moments-128": Variant("moments of 128 draws", lambda *_: MomentContrast("full", 128)),
     "mixture": Variant("learned mixture of 4 Gaussians", mixture),
     "telescoping": Variant("fixed noise, telescoping critic", anchored, critic=TelescopingCritic),
+    "draws-8": Variant("learned from 8 draws a datum", learned, fit_draws=8),
+    "draws-8-rate-2": Variant(
+        "the same, rate × 2", learned, fit={"critic_learning_rate": 4e-3}, fit_draws=8
+    ),
+    "draws-8-rate-4": Variant(
+        "the same, rate × 4", learned, fit={"critic_learning_rate": 8e-3}, fit_draws=8
+    ),
     "rate-2": Variant("learned, rate × 2", learned, fit={"critic_learning_rate": 4e-3}),
     "rate-4": Variant("learned, rate × 4", learned, fit={"critic_learning_rate": 8e-3}),
     "steps-2": Variant("learned, 2 critic steps", learned, fit={"critic_steps": 2}),

@@ -42,6 +42,9 @@ class Method(eqx.Module):
         objective: What the critic minimises.
         importance_samples: Draws in the importance-weighted bound; 1 gives the ELBO.
         contrast_draws: Draws of r a posterior draw for the critic.
+        fit_draws: Draws of q a posterior draw that a learned contrast is fitted to, all but one of
+            them for that alone: its parameters then follow q with less noise, and bear a higher
+            ``critic_learning_rate``.
         posterior_draws: Draws of q a datum in each step. They share the datum's features and
             the components of a self contrast: with few data, or few in a batch, more draws
             cost less than repeated data and make the gradient as much less noisy.
@@ -57,6 +60,7 @@ class Method(eqx.Module):
     objective: AbstractObjective | None = None
     importance_samples: int = eqx.field(static=True, default=1)
     contrast_draws: int = eqx.field(static=True, default=1)
+    fit_draws: int = eqx.field(static=True, default=1)
     posterior_draws: int = eqx.field(static=True, default=1)
 
     def __check_init__(self):
@@ -64,9 +68,10 @@ class Method(eqx.Module):
             "latent dimensions of the posterior", self.model.latent_dim, self.posterior.latent_dim
         )
         feature_size(self.posterior.encoder, self.model.data_shape)
-        for name in ("importance_samples", "contrast_draws", "posterior_draws"):
+        for name in ("importance_samples", "contrast_draws", "fit_draws", "posterior_draws"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        self._check_fit_draws()
         if self.critic is None:
             self._check_without_critic()
         else:
@@ -95,6 +100,15 @@ class Method(eqx.Module):
             raise ConfigError(
                 f"importance_samples = {self.importance_samples} needs a posterior with a density "
                 f"and no contrast, got {name}; use GaussianPosterior or FlowPosterior"
+            )
+
+    def _check_fit_draws(self) -> None:
+        learned = isinstance(self.contrast, AbstractContrast) and self.contrast.is_learned
+        if self.fit_draws > 1 and not learned:
+            name = "none" if self.contrast is None else type(self.contrast).__name__
+            raise ConfigError(
+                f"fit_draws = {self.fit_draws}: expected a contrast that is fitted to draws "
+                f"(GaussianContrast, MixtureContrast or FlowContrast), got {name}"
             )
 
     def _check_with_critic(self) -> None:

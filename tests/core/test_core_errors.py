@@ -93,6 +93,17 @@ METHODS = [
         "contrast_draws: expected at least 1, got -1",
     ),
     Bad(
+        "draws of a fit",
+        lambda m: Method(m, gaussian(), fit_draws=0),
+        "fit_draws: expected at least 1, got 0",
+    ),
+    Bad(
+        "draws of a fit without one",
+        lambda m: Method(m, implicit(), PriorContrast(), critic(), Logistic(), fit_draws=2),
+        "fit_draws = 2: expected a contrast that is fitted to draws (GaussianContrast, "
+        "MixtureContrast or FlowContrast), got PriorContrast",
+    ),
+    Bad(
         "posterior draws",
         lambda m: Method(m, gaussian(), posterior_draws=0),
         "posterior_draws: expected at least 1, got 0",

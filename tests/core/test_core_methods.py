@@ -45,7 +45,7 @@ from avb.posteriors import (
     SemiImplicitPosterior,
 )
 from avb.training import Terms, total_loss
-from avb.training._losses import adversary_loss, contest
+from avb.training._losses import _draws_to_fit, adversary_loss, contest
 
 D, WIDTH, N = 2, 8, 4
 SHAPE = (3,)
@@ -165,6 +165,14 @@ CASES: dict[str, Case] = {
 }
 for name, preset in avb.PRESETS.items():
     CASES[f"preset {name}"] = Case(lambda key, preset=preset: preset(ARCHITECTURE, key=key))
+CASES["more draws to fit"] = Case(
+    lambda key: dataclasses.replace(
+        adversarial("implicit", "full gaussian", "posterior's features", Logistic(), 1, key),
+        fit_draws=3,
+        posterior_draws=2,
+    ),
+    apart=True,
+)
 for name, shape in (("gaussian_vae", (4, 5, 3)), ("avb", (5, 6))):
     images = Architecture(shape, D, network="conv", width=WIDTH)
     CASES[f"convolutional {name} {shape}"] = Case(
@@ -337,6 +345,24 @@ def test_draws_a_datum_are_as_good_as_repeated_data(name, key):
     for leaf_name, leaf in leaves(gradient).items():
         scale = np.abs(by_name[leaf_name]).max(initial=0.0)
         np.testing.assert_allclose(leaf, by_name[leaf_name], atol=1e-4 * scale, err_msg=leaf_name)
+
+
+def test_a_contrast_is_fitted_to_each_draw_and_further_ones_of_its_datum(key):
+    method = CASES["more draws to fit"].make(key)
+    posterior, count = method.posterior, 2000
+    features = jax.vmap(posterior.encoder)(CASES["more draws to fit"].batch(key))
+    z = jax.random.normal(key, (2 * N, D))
+    fitted = _draws_to_fit(posterior, features, z, 1 + count, key)
+    assert fitted.shape == (2 * N, 1 + count, D)
+    np.testing.assert_array_equal(fitted[:, 0], z)
+    expected = jax.vmap(posterior.sample, in_axes=(0, 0, None))(
+        jax.random.split(key, N), CASES["more draws to fit"].batch(key), (count,)
+    )
+    error = 6.0 * jnp.std(expected, axis=1) / np.sqrt(count)
+    for row in range(2 * N):
+        gap = jnp.mean(fitted[row, 1:], axis=0) - jnp.mean(expected[row // 2], axis=0)
+        assert np.all(np.abs(gap) < error[row // 2])
+    np.testing.assert_array_equal(_draws_to_fit(posterior, features, z, 1, key), z[:, None])
 
 
 def test_weight_of_the_divergence(key):

@@ -15,7 +15,11 @@ from avb._method import Method
 from avb._types import Key, Scalar
 from avb.contrasts import AbstractContrast, SelfContrast
 from avb.densities import GaussianMixture
-from avb.posteriors import AbstractTractablePosterior, SemiImplicitPosterior
+from avb.posteriors import (
+    AbstractPosterior,
+    AbstractTractablePosterior,
+    SemiImplicitPosterior,
+)
 
 Data = Float[Array, "n ..."]
 
@@ -202,7 +206,8 @@ class Contest(eqx.Module):
             :meth:`~avb.critics.AbstractCritic.pairs`, values at draws of the density above, one a
             posterior draw.
         on_contrast: The same at m draws of the density below for each of those.
-        fit_loss: Negative log-likelihood of a learned contrast, else zero.
+        fit_loss: Negative log-likelihood of a learned contrast at ``fit_draws`` posterior draws,
+            else zero.
     """
 
     densities: PyTree
@@ -235,8 +240,9 @@ def contest(
     densities = repeated(densities, draws, axes)
     fit_loss = jnp.zeros(())
     if contrast.is_learned:
-        log_prob = jax.vmap(lambda density, z: density.log_prob(z), in_axes=(axes, 0))
-        fit_loss = -jnp.mean(log_prob(densities, z))
+        fitted = _draws_to_fit(posterior, features, z, method.fit_draws, key)
+        of_datum = jax.vmap(lambda density, z: density.log_prob(z), in_axes=(None, 0))
+        fit_loss = -jnp.mean(jax.vmap(of_datum, in_axes=(axes, 0))(densities, fitted))
     densities = stop(densities)
     seen = repeated(jax.vmap(critic.features)(x, features), draws)
 
@@ -250,6 +256,24 @@ def contest(
         densities, seen, z, keys
     )
     return Contest(densities, seen, on_posterior, on_contrast, fit_loss)
+
+
+def _draws_to_fit(
+    posterior: AbstractPosterior,
+    features: Float[Array, "n f"],
+    z: Float[Array, "r d"],
+    count: int,
+    key: Key,
+) -> Float[Array, "r {count} d"]:
+    """Each posterior draw, and ``count - 1`` further ones of its datum."""
+    z = z[:, None, :]
+    if count == 1:
+        return z
+    further = (len(z), count - 1)
+    keys = jax.random.split(jax.random.fold_in(key, 1), further)
+    of_datum = jax.vmap(posterior.draw, in_axes=(None, 0))
+    drawn = jax.vmap(of_datum)(repeated(features, len(z) // len(features)), keys)
+    return jnp.concatenate([z, lax.stop_gradient(drawn)], axis=1)
 
 
 def adversary_loss(method: Method, met: Contest) -> tuple[Scalar, Scalar]:
