@@ -14,9 +14,8 @@ from avb import ConfigError, Method
 from avb.contrasts import AbstractContrast, PriorContrast
 from avb.critics import ResidualCritic
 from avb.densities import FullGaussian
-from avb.evaluation import Finding
+from avb.evaluation import Finding, trained_on
 from avb.evaluation._fresh_training import prepare
-from avb.evaluation._own_bound import trained_on
 from avb.objectives import Logistic
 from avb.posteriors import GaussianPosterior
 from core.test_core_helpers import DATA_DIM, GAUSSIANS, LATENT_DIM, known_mixture

@@ -10,8 +10,8 @@ import pytest
 import avb
 from avb import ConfigError
 from avb.contrasts import PriorContrast
-from avb.evaluation import critic_upper_bound
-from avb.evaluation._own_bound import TrainedOn, sharpest, trained_on
+from avb.evaluation import TrainedOn, critic_upper_bound, trained_on
+from avb.evaluation._own_bound import sharpest
 from evaluation.test_evaluation_curved import X, curved, exact_elbo, method_with
 
 KEY = jax.random.key(11)
@@ -86,11 +86,18 @@ def test_who_knows_most_is_told(fresh):
 
 
 def test_fresh_critics_of_other_data_are_refused(fresh):
-    with pytest.raises(ConfigError) as raised:
-        critic_upper_bound(method_with(), X[:3], fresh, key=KEY)
-    assert str(raised.value) == (
-        "fresh critics: expected those of the same 3 data, got those of 16"
-    )
+    for bound_of in (critic_upper_bound, trained_on):
+        with pytest.raises(ConfigError) as raised:
+            bound_of(method_with(), X[:3], fresh, key=KEY)
+        assert str(raised.value) == (
+            "fresh critics: expected those of the same 3 data, got those of 16"
+        )
+
+
+def test_training_on_takes_a_step_at_least(fresh):
+    message = "^further steps of the critic: expected at least 1, got 0$"
+    with pytest.raises(ConfigError, match=message):
+        trained_on(method_with(), X, fresh, key=KEY, steps=0)
 
 
 def test_a_critic_over_the_prior_bounds_the_elbo_too(fresh):

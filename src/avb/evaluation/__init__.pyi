@@ -12,7 +12,11 @@ from ._fresh import FreshCritics as FreshCritics, fresh_critic_elbo as fresh_cri
 from ._gaps import InferenceGaps as InferenceGaps, inference_gaps as inference_gaps
 from ._importance import importance_bound as importance_bound
 from ._information import aggregate_kl as aggregate_kl, mutual_information as mutual_information
-from ._own_bound import critic_upper_bound as critic_upper_bound
+from ._own_bound import (
+    TrainedOn as TrainedOn,
+    critic_upper_bound as critic_upper_bound,
+    trained_on as trained_on,
+)
 from ._smoothed import smoothed_bracket as smoothed_bracket
 from ._thickness import thickness as thickness
 from ._verdict import Finding as Finding, Verdict as Verdict, judge_critic as judge_critic

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int32
 
+from avb._errors import ConfigError
 from avb._method import Method
 from avb._types import Datum, Key, Scalar
 from avb.evaluation._batched import Progress, check_data, over_batches
@@ -168,12 +169,18 @@ def critic_upper_bound(
     References:
         Nguyen, Wainwright & Jordan (2010), https://arxiv.org/abs/0809.0853, lemma 1.
     """
+    data = _checked(method, data, fresh, draws)
+    settings = {"key": key, "draws": draws, "batch_size": batch_size}
+    return own_bound(method, data, fresh, **settings, progress=progress).upper
+
+
+def _checked(method: Method, data: np.ndarray, fresh: FreshCritics, draws: int) -> np.ndarray:
+    """The data, of a method with a critic and of the same size as those of the fresh critics."""
     check_critic(method)
     check_draws(draws)
     data = check_data(data, method.model.data_shape)
     check_same_data(len(fresh.estimate.values), len(data))
-    settings = {"key": key, "draws": draws, "batch_size": batch_size}
-    return own_bound(method, data, fresh, **settings, progress=progress).upper
+    return data
 
 
 def own_bound(
@@ -246,7 +253,15 @@ def trained_on(
         draws: Held-out posterior draws a datum, at least 2.
         batch_size: Data at a time in the evaluation.
         progress: Called with the data evaluated and those in all.
+
+    Raises:
+        ConfigError: The method has no critic, a size is out of range, or the fresh critics belong
+            to other data.
+        DataError: Data of another shape, or not finite.
     """
+    data = _checked(method, data, fresh, draws)
+    if steps < 1:
+        raise ConfigError(f"further steps of the critic: expected at least 1, got {steps}")
     key_refit, key_estimate, key_bound = jax.random.split(key, 3)
     refitted = refit_critic(method, jnp.asarray(data), key_refit, steps)
     estimate = critic_elbo(refitted, data, key=key_estimate, draws=draws, batch_size=batch_size)
