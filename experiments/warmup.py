@@ -114,14 +114,18 @@ def larger_noise_network(
 
 
 def other_contrast(
-    architecture: Architecture, *, contrast: Callable[..., AbstractContrast], key: Key
+    architecture: Architecture,
+    *,
+    contrast: Callable[..., AbstractContrast],
+    fit_draws: int = 1,
+    key: Key,
 ) -> Method:
     """The larger noise network with a contrast made of its posterior, the sizes and a key."""
     method = larger_noise_network(architecture, key=key)
     posterior = method.posterior
     size = feature_size(posterior.encoder, architecture.data_shape)
     made = contrast(posterior, size, architecture.latent_dim, key=_split(architecture, key)[4])
-    return eqx.tree_at(lambda method: method.contrast, method, made)
+    return dataclasses.replace(method, contrast=made, fit_draws=fit_draws)
 
 
 def with_128_points(posterior: Any, *sizes: int, key: Key) -> AbstractContrast:
@@ -216,6 +220,11 @@ VARIANTS = {
     "bend-256x3-learned-2x": Variant(
         "the same, critic and contrast at twice the rate",
         functools.partial(other_contrast, contrast=learned),
+        2.0 * FitConfig.critic_learning_rate,
+    ),
+    "bend-256x3-learned-9": Variant(
+        "the same, the contrast fitted to 9 draws",
+        functools.partial(other_contrast, contrast=learned, fit_draws=9),
         2.0 * FitConfig.critic_learning_rate,
     ),
     "basis-8": Variant("sum of 16 noise networks that see no datum, critic", basis),

@@ -1,6 +1,7 @@
 """The networks and the likelihood that all presets share. Imports JAX only when it builds."""
 
 import dataclasses
+import math
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from avb._errors import ConfigError
@@ -60,8 +61,8 @@ class Architecture:
             size = getattr(self, name)
             if size is not None and size < 1:
                 raise ConfigError(f"{name}: expected at least 1, got {size}")
-        if self.noise_reach is not None and not self.noise_reach > 0:
-            raise ConfigError(f"noise_reach: expected above zero, got {self.noise_reach}")
+        if self.noise_reach is not None and not 0 < self.noise_reach < math.inf:
+            raise ConfigError(f"noise_reach: expected a positive number, got {self.noise_reach}")
         if not self.data_shape or min(self.data_shape) < 1:
             raise ConfigError(f"data_shape: expected positive sizes, got {self.data_shape}")
         if self.network not in get_args(Network):

@@ -1,5 +1,6 @@
 """What a user reads when parts or settings do not fit: the whole sentence, word for word."""
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -286,7 +287,12 @@ SETTINGS = [
     Bad(
         "noise reach",
         lambda: Architecture(SHAPE, noise_reach=0.0),
-        "noise_reach: expected above zero, got 0.0",
+        "noise_reach: expected a positive number, got 0.0",
+    ),
+    Bad(
+        "endless noise reach",
+        lambda: Architecture(SHAPE, noise_reach=math.inf),
+        "noise_reach: expected a positive number, got inf",
     ),
     Bad(
         "noise_depth",

@@ -127,7 +127,11 @@ def test_what_cannot_be_measured_is_named(key):
     assert str(caught.value) == "floor of an implicit posterior: expected zero or more, got -0.1"
     with pytest.raises(ConfigError) as caught:
         ImplicitPosterior(ENCODER, **SHAPES, reach=0.0, key=key)
-    assert str(caught.value) == "reach of an implicit posterior: expected above zero, got 0.0"
+    expected = "reach of an implicit posterior: expected a positive number, got "
+    assert str(caught.value) == f"{expected}0.0"
+    with pytest.raises(ConfigError) as caught:
+        ImplicitPosterior(ENCODER, **SHAPES, reach=float("inf"), key=key)
+    assert str(caught.value) == f"{expected}inf"
 
 
 def test_little_reach_keeps_the_floor_a_share_of_the_spread(key):

@@ -1,5 +1,6 @@
 """Purely implicit posteriors z = g(x, ε): samplers without a density."""
 
+import math
 from collections.abc import Callable
 
 import equinox as eqx
@@ -39,7 +40,7 @@ class ImplicitPosterior(AbstractImplicitPosterior):
 
     Raises:
         ConfigError: Fewer noise variables than latent dimensions: q would have no density;
-            or a floor below 0, or a reach of 0 or less.
+            or a floor below 0, or a reach of 0 or less, or infinite ones.
 
     References:
         Mescheder, Nowozin & Geiger (2017), https://arxiv.org/abs/1701.04722, fig. 2.
@@ -72,10 +73,12 @@ class ImplicitPosterior(AbstractImplicitPosterior):
                 f"noise variables of an implicit posterior: expected at least latent_dim = "
                 f"{latent_dim}, got {noise_dim}; with fewer its draws fill no volume"
             )
-        if not floor >= 0.0:
+        if not 0.0 <= floor < math.inf:
             raise ConfigError(f"floor of an implicit posterior: expected zero or more, got {floor}")
-        if not reach > 0.0:
-            raise ConfigError(f"reach of an implicit posterior: expected above zero, got {reach}")
+        if not 0.0 < reach < math.inf:
+            raise ConfigError(
+                f"reach of an implicit posterior: expected a positive number, got {reach}"
+            )
         size = feature_size(encoder, data_shape)
         key_head, key_network = jax.random.split(key)
         self.encoder = encoder
