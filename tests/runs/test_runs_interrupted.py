@@ -18,12 +18,12 @@ Start = Callable[..., Popen]
 
 TRAIN = (
     *("train", "digits", "--method", "avb_adaptive", "--latent-dim", "2", "--width", "8"),
-    *("--epochs", "120", "--checkpoint-seconds", "0"),
+    *("--epochs", "120"),
 )
-RESUME = ("--checkpoint-seconds", "0")
+OFTEN = ("--checkpoint-seconds", "0")
 
 # Under these two seeds NumPyro flattens its distributions in different orders.
-HASH_SEEDS = (0, 5, 0, 5)
+HASH_SEEDS = (0, 5, 0)
 
 
 def final_arrays(folder: Path) -> dict[str, np.ndarray]:
@@ -70,7 +70,7 @@ def test_sigkill_at_random_moments_changes_nothing(
     avb_process: Start, unbroken: Path, tmp_path: Path
 ):
     rng, folder = random.Random(0), tmp_path / "run"
-    process = avb_process(*TRAIN, "--run-dir", str(folder), hash_seed=HASH_SEEDS[0])
+    process = avb_process(*TRAIN, *OFTEN, "--run-dir", str(folder), hash_seed=HASH_SEEDS[0])
     wait_for_step(folder, process, above=-1)
     for hash_seed in HASH_SEEDS[1:]:
         time.sleep(rng.uniform(0, 0.5))
@@ -78,7 +78,7 @@ def test_sigkill_at_random_moments_changes_nothing(
         process.kill()
         process.communicate()
         reached = last_step(folder)
-        process = avb_process("resume", str(folder), *RESUME, hash_seed=hash_seed)
+        process = avb_process("resume", str(folder), *OFTEN, hash_seed=hash_seed)
         wait_for_step(folder, process, above=reached)
     finish(process)
     assert_same_run(folder, unbroken)
@@ -89,7 +89,7 @@ def test_sigint_and_sigterm_save_and_say_how_to_go_on(
     avb_process: Start, unbroken: Path, tmp_path: Path
 ):
     folder = tmp_path / "run"
-    command = (*TRAIN, "--run-dir", str(folder))
+    command = (*TRAIN, *OFTEN, "--run-dir", str(folder))
     for number in (signal.SIGINT, signal.SIGTERM):
         before = last_step(folder) if folder.exists() else 0
         process = avb_process(*command)
@@ -102,6 +102,6 @@ def test_sigint_and_sigterm_save_and_say_how_to_go_on(
             f"stopped at step {last_step(folder)}, checkpoint saved; "
             f"go on with: avb resume {folder}"
         )
-        command = ("resume", str(folder), *RESUME)
-    finish(avb_process(*command))
+        command = ("resume", str(folder), *OFTEN)
+    finish(avb_process("resume", str(folder)))
     assert_same_run(folder, unbroken)
