@@ -46,14 +46,14 @@ class Config(Presets):
         split: Images of which part of the data.
         methods: The baseline, and the presets that may beat it.
         temperatures: Temperatures of the annealing.
-        importance_samples: Samples of the importance-weighted bound.
+        weighted_samples: Samples of the importance-weighted bound.
     """
 
     importance_data: int = 10_000
     split: Literal["test", "train"] = "test"
     methods: tuple[str, ...] = ("gaussian_vae", "avb_adaptive")
     temperatures: int = 500
-    importance_samples: int = 500
+    weighted_samples: int = 500
 
     def __post_init__(self):
         if not FIRST <= self.num_data <= self.importance_data:
@@ -79,13 +79,13 @@ class Config(Presets):
 
     @property
     def table_path(self) -> Path:
-        return RESULTS / self.name / f"margins{self.images}{self.noise_sizes}.md"
+        return RESULTS / self.name / f"margins{self.images}{self.variation}.md"
 
 
 def estimators(config: Config, run: avb.Run) -> dict[str, Callable]:
     """Each bound of a batch of data, by name."""
     model, posterior = run.method.model, run.method.posterior
-    samples, temperatures = config.importance_samples, config.temperatures
+    samples, temperatures = config.weighted_samples, config.temperatures
     return {
         "importance": lambda data, key: importance_bound(
             model, posterior, data, key=key, samples=samples

@@ -29,6 +29,7 @@ from avb.training import Outcome
 from experiments._results import RESULTS, markdown_table, spread, write_json
 
 WITH_NOISE_NETWORK = ("sivi", "avb", "avb_adaptive", "avb_self")
+ON_THE_ELBO = ("gaussian_vae", "sivi")
 METHODS = ("gaussian_vae", "sivi", "avb_adaptive", "avb_self", "flow_vae", "avb", "iwae")
 
 
@@ -46,6 +47,8 @@ class Config:
             network; the library's default where it is not given.
         noise_depth: Hidden layers of that network.
         noise_reach: How far that of an implicit posterior may move a draw, in its scales.
+        importance_samples: Draws in the importance-weighted bound that is climbed, of all methods
+            but gaussian_vae and sivi; the library's default where it is not given.
         epochs: Epochs of each run.
         kl_warmup: Epochs over which the weight of log p(z) − log q(z|x) rises from 0 to 1; the
             library's default where it is not given.
@@ -64,6 +67,7 @@ class Config:
     noise_width: int | None = None
     noise_depth: int | None = None
     noise_reach: float | None = None
+    importance_samples: int | None = None
     epochs: int = 30
     kl_warmup: float | None = None
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -80,8 +84,16 @@ class Config:
         return f"mnist_presets_d{self.latent_dim}_e{self.epochs}_w{warmup:g}{network}{sizes}"
 
     @property
-    def noise_sizes(self) -> str:
-        """Those of the network between noise and draw, as part of a file's name."""
+    def variation(self) -> str:
+        """What is not the library's default of some methods, as part of a file's name."""
+        return self._noise_sizes + self._weights
+
+    @property
+    def _weights(self) -> str:
+        return "" if self.importance_samples is None else f"_iw{self.importance_samples}"
+
+    @property
+    def _noise_sizes(self) -> str:
         reach = "" if self.noise_reach is None else f"_reach{self.noise_reach:g}"
         if (self.noise_width, self.noise_depth) == (None, None):
             return reach
@@ -89,8 +101,9 @@ class Config:
 
     def run_name(self, method: str, seed: int) -> str:
         """Of a run and its results, within the folder of those of the same networks."""
-        sizes = self.noise_sizes if method in WITH_NOISE_NETWORK else ""
-        return f"{method}{sizes}-{seed}"
+        sizes = self._noise_sizes if method in WITH_NOISE_NETWORK else ""
+        weights = "" if method in ON_THE_ELBO else self._weights
+        return f"{method}{sizes}{weights}-{seed}"
 
     @property
     def fit_config(self) -> avb.FitConfig:
@@ -115,6 +128,7 @@ def train(config: Config, method: str, seed: int, run_dir: Path) -> None:
             noise_width=config.noise_width,
             noise_depth=config.noise_depth,
             noise_reach=config.noise_reach,
+            importance_samples=None if method in ON_THE_ELBO else config.importance_samples,
             fit=config.fit_config,
         )
         result = avb.train_run(run_config, run_dir)
@@ -225,7 +239,7 @@ def main(config: Config) -> None:
                 print(f"{method} seed {seed}: evaluated in {seconds:.0f} s", flush=True)
     text = table(config)
     (RESULTS / config.name).mkdir(parents=True, exist_ok=True)
-    (RESULTS / config.name / f"table{config.noise_sizes}.md").write_text(text)
+    (RESULTS / config.name / f"table{config.variation}.md").write_text(text)
     print(text)
 
 

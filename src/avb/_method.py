@@ -31,7 +31,8 @@ class Method(eqx.Module):
     ``SelfContrast``, no critic   a mixture of conditionals, a lower bound of the ELBO
                                   (Yin & Zhou 2018)
     contrast, critic, objective   log r(z|x) + T(x, z): an estimate, not a bound
-                                  (Mescheder, Nowozin & Geiger 2017, eq. 3.8)
+                                  (Mescheder, Nowozin & Geiger 2017, eq. 3.8); with
+                                  ``importance_samples`` > 1 the weighted bound with it
     ============================  ====================================================
 
     Args:
@@ -40,7 +41,9 @@ class Method(eqx.Module):
         contrast: r(z|x), if any.
         critic: T(x, z), if any.
         objective: What the critic minimises.
-        importance_samples: Draws in the importance-weighted bound; 1 gives the ELBO.
+        importance_samples: Draws in the importance-weighted bound; 1 gives the ELBO. With a
+            critic, which learns from one of them alone, the weights are estimates. The model gains
+            likelihood, and the posterior grows wider than the one nearest to p(z|x).
         contrast_draws: Draws of r a posterior draw for the critic.
         fit_draws: Draws of q a posterior draw that a learned contrast is fitted to, all but one of
             them for that alone: its parameters then follow q with less noise, and bear a higher
@@ -99,7 +102,8 @@ class Method(eqx.Module):
         if self.importance_samples > 1 and not (tractable and self.contrast is None):
             raise ConfigError(
                 f"importance_samples = {self.importance_samples} needs a posterior with a density "
-                f"and no contrast, got {name}; use GaussianPosterior or FlowPosterior"
+                f"and no contrast, or a critic, got {name} and neither; use GaussianPosterior or "
+                "FlowPosterior, or AnchoredSelfContrast and a critic"
             )
 
     def _check_fit_draws(self) -> None:
@@ -123,11 +127,6 @@ class Method(eqx.Module):
             raise ConfigError(
                 "a critic needs an objective: KLDual, Logistic, WeightedLogistic, "
                 "DonskerVaradhan or LeastSquares"
-            )
-        if self.importance_samples > 1:
-            raise ConfigError(
-                f"importance_samples = {self.importance_samples} with a critic: the weights would "
-                "be estimates; expected 1"
             )
         if isinstance(self.contrast, AnchoredSelfContrast):
             if not isinstance(self.posterior, SemiImplicitPosterior):

@@ -140,8 +140,9 @@ METHODS = [
     Bad(
         "importance weights without a density",
         lambda m: Method(m, semi(), SelfContrast(), importance_samples=5),
-        "importance_samples = 5 needs a posterior with a density and no contrast, got "
-        "SemiImplicitPosterior; use GaussianPosterior or FlowPosterior",
+        "importance_samples = 5 needs a posterior with a density and no contrast, or a critic, "
+        "got SemiImplicitPosterior and neither; use GaussianPosterior or FlowPosterior, or "
+        "AnchoredSelfContrast and a critic",
     ),
     Bad(
         "critic without a contrast",
@@ -162,13 +163,6 @@ METHODS = [
         lambda m: Method(m, implicit(), PriorContrast(), critic()),
         "a critic needs an objective: KLDual, Logistic, WeightedLogistic, DonskerVaradhan or "
         "LeastSquares",
-    ),
-    Bad(
-        "importance weights with a critic",
-        lambda m: Method(
-            m, implicit(), PriorContrast(), critic(), Logistic(), importance_samples=5
-        ),
-        "importance_samples = 5 with a critic: the weights would be estimates; expected 1",
     ),
     Bad(
         "anchors without a semi-implicit posterior",

@@ -45,7 +45,7 @@ from avb.posteriors import (
     SemiImplicitPosterior,
 )
 from avb.training import Terms, total_loss
-from avb.training._losses import _draws_to_fit, adversary_loss, contest
+from avb.training._losses import _draws_to_fit, adversary_loss, contest, drawn
 
 D, WIDTH, N = 2, 8, 4
 SHAPE = (3,)
@@ -165,6 +165,12 @@ CASES: dict[str, Case] = {
 }
 for name, preset in avb.PRESETS.items():
     CASES[f"preset {name}"] = Case(lambda key, preset=preset: preset(ARCHITECTURE, key=key))
+CASES["importance weights"] = Case(
+    lambda key: dataclasses.replace(
+        adversarial("implicit", "full gaussian", "posterior's features", Logistic(), 2, key),
+        importance_samples=3,
+    )
+)
 CASES["more draws to fit"] = Case(
     lambda key: dataclasses.replace(
         adversarial("implicit", "full gaussian", "posterior's features", Logistic(), 1, key),
@@ -363,6 +369,28 @@ def test_a_contrast_is_fitted_to_each_draw_and_further_ones_of_its_datum(key):
         gap = jnp.mean(fitted[row, 1:], axis=0) - jnp.mean(expected[row // 2], axis=0)
         assert np.all(np.abs(gap) < error[row // 2])
     np.testing.assert_array_equal(_draws_to_fit(posterior, features, z, 1, key), z[:, None])
+
+
+def test_weights_leave_contrast_and_critic_to_the_adversary(key):
+    method, x = CASES["importance weights"].make(key), CASES["importance weights"].batch(key)
+    bias = jnp.asarray(0.3)
+    method = eqx.tree_at(lambda m: m.critic.output.bias, method, bias)
+
+    def of_all(method: Method) -> Array:
+        return total_loss(method, x, key, jnp.ones(()))[0]
+
+    def of_adversary(method: Method) -> Array:
+        key_z, key_contest = jax.random.split(key)
+        features = jax.vmap(method.posterior.encoder)(x)
+        first = drawn(method, features, key_z, times=3)[::3]
+        return adversary_loss(method, contest(method, x, features, first, key_contest))[0]
+
+    expected = leaves(contrast_and_critic(eqx.filter_jit(eqx.filter_grad(of_adversary))(method)))
+    found = leaves(contrast_and_critic(eqx.filter_jit(eqx.filter_grad(of_all))(method)))
+    assert any(np.any(leaf) for leaf in found.values())
+    for name, leaf in found.items():
+        scale = np.abs(expected[name]).max(initial=0.0)
+        np.testing.assert_allclose(leaf, expected[name], atol=1e-5 * scale, err_msg=name)
 
 
 def test_weight_of_the_divergence(key):

@@ -131,10 +131,15 @@ def telescoping(architecture: Architecture, *, key: Key) -> Method:
     )
 
 
+def weighted(architecture: Architecture, *, key: Key) -> Method:
+    """AVB on an importance-weighted bound."""
+    return dataclasses.replace(avb.avb_adaptive(architecture, key=key), importance_samples=3)
+
+
 # One preset for each way in which the ELBO is computed, and for each kind of adversary.
 @pytest.fixture(
     scope="module",
-    params=[avb.flow_vae, avb.iwae, avb.sivi, avb.avb_adaptive, telescoping],
+    params=[avb.flow_vae, avb.iwae, avb.sivi, avb.avb_adaptive, telescoping, weighted],
     ids=lambda make: make.__name__,
 )
 def preset(request) -> tuple[Method, State, State]:

@@ -1,5 +1,7 @@
 """Evaluation and gradients on a linear-Gaussian model, where everything is known exactly."""
 
+from typing import ClassVar
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -17,7 +19,7 @@ from test_core_helpers import (
 
 import avb
 from avb import Method
-from avb.contrasts import GaussianContrast, SelfContrast
+from avb.contrasts import AbstractContrast, GaussianContrast, SelfContrast
 from avb.critics import ResidualCritic
 from avb.objectives import DonskerVaradhan, Logistic
 from avb.posteriors import GaussianPosterior
@@ -195,12 +197,12 @@ def test_critic_elbo_of_a_critic_that_is_right(key):
         assert estimate.kind == "critic estimate, not a bound"
 
 
-def per_key_gradients(method: Method, loss, key, count: int) -> np.ndarray:
-    """Gradients in the posterior's parameters, one row a key."""
+def per_key_gradients(method: Method, loss, key, count: int, part: str = "posterior"):
+    """Gradients in a part's parameters, by default the posterior's, one row a key."""
 
     def flat(key):
-        gradient = eqx.filter_grad(lambda method: loss(method, key))(method).posterior
-        leaves = jax.tree.leaves(eqx.filter(gradient, eqx.is_inexact_array))
+        gradient = eqx.filter_grad(lambda method: loss(method, key))(method)
+        leaves = jax.tree.leaves(eqx.filter(getattr(gradient, part), eqx.is_inexact_array))
         return jnp.concatenate([jnp.ravel(leaf) for leaf in leaves])
 
     return np.asarray(eqx.filter_jit(jax.vmap(flat))(jax.random.split(key, count)), np.float64)
@@ -253,6 +255,49 @@ def test_sticking_the_landing_is_unbiased_for_an_exact_density(key):
     keys = jax.random.split(key)
     landed = per_key_gradients(method, library_loss, keys[0], 4000)
     assert_same_means(landed, per_key_gradients(method, full_exact_loss, keys[1], 4000))
+
+
+class ExactContrast(AbstractContrast):
+    """q itself, so that T = 0 is right."""
+
+    is_learned: ClassVar[bool] = False
+
+    def condition(self, posterior, prior, features, key):
+        return posterior.density(features)
+
+
+@pytest.mark.parametrize("part", ["posterior", "model"])
+def test_weights_by_a_critic_that_is_right_give_the_gradient_of_the_weighted_bound(part, key):
+    posterior = gaussian_posterior()
+    critic = ResidualCritic(DATA_DIM, LATENT_DIM, width=4, key=key)
+    weighted = Method(GAUSSIANS.model(), posterior, importance_samples=5)
+    method = Method(
+        GAUSSIANS.model(),
+        posterior,
+        ExactContrast(),
+        critic,
+        Logistic(),
+        importance_samples=5,
+    )
+    keys = jax.random.split(key)
+    by_critic = per_key_gradients(method, library_loss, keys[0], 4000, part)
+    assert_same_means(by_critic, per_key_gradients(weighted, library_loss, keys[1], 4000, part))
+
+
+@pytest.mark.parametrize("beta", [0.5, 1.0])
+def test_loss_with_a_critic_is_the_weighted_bound_and_the_critics(beta, key):
+    model, posterior = GAUSSIANS.model(), gaussian_posterior()
+    critic = ResidualCritic(DATA_DIM, LATENT_DIM, width=4, key=key)
+    method = Method(model, posterior, ExactContrast(), critic, Logistic(), importance_samples=5)
+    losses = jax.jit(jax.vmap(lambda key: total_loss(method, jnp.asarray(X), key, beta)))
+    loss, terms = losses(jax.random.split(key, 4000))
+    weighted = Method(model, posterior, importance_samples=5)
+    of_weighted = jax.jit(jax.vmap(lambda key: total_loss(weighted, jnp.asarray(X), key, beta)[0]))
+    expected = of_weighted(jax.random.split(jax.random.fold_in(key, 1), 4000))
+    found = loss - terms.critic_loss
+    error = np.sqrt((np.var(found) + np.var(expected)) / 4000)
+    assert abs(np.mean(found) - np.mean(expected)) < 5 * error
+    assert np.mean(-found) > np.mean(terms.elbo) + 10 * error
 
 
 @pytest.mark.parametrize("even", [False, True])

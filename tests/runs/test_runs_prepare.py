@@ -114,6 +114,12 @@ def test_values_that_the_likelihood_cannot_take(array, likelihood, message):
         ({"seed": -1}, "seed: expected 0 to 2^32 - 1, got -1"),
         ({"num_classes": 1}, "num_classes: expected at least 2, got 1"),
         ({"latent_dim": 0}, "latent_dim: expected at least 1, got 0"),
+        ({"importance_samples": 0}, "importance_samples: expected at least 1, got 0"),
+        (
+            {"importance_samples": 5, "method": "sivi"},
+            "importance_samples: expected 1 with sivi, got 5; use avb_self, whose critic learns "
+            "what the weights need",
+        ),
         ({"network": "rnn"}, "network: expected one of mlp, conv, got 'rnn'"),
     ],
 )

@@ -31,6 +31,8 @@ class RunConfig:
         noise_reach: How far that network may move a draw, in the posterior's scales, in
             avb_adaptive (by default 1) and avb (4). More fits better until the posterior folds,
             which avb diagnose sees.
+        importance_samples: Draws of the posterior by whose weights the model is trained, in any
+            method but sivi; by default 5 in iwae, else 1. More take longer and gain likelihood.
         likelihood: By default bernoulli for uint8 data, poisson for counts, else normal.
         num_classes: Classes of the categorical likelihood.
         fit: How to train.
@@ -50,6 +52,7 @@ class RunConfig:
     noise_width: int | None = None
     noise_depth: int | None = None
     noise_reach: float | None = None
+    importance_samples: int | None = None
     likelihood: Likelihood | None = None
     num_classes: int = 256
     fit: FitConfig = dataclasses.field(default_factory=FitConfig)
@@ -66,8 +69,22 @@ class RunConfig:
             raise ConfigError(f"seed: expected 0 to 2^32 - 1, got {self.seed}")
         if self.num_classes < 2:
             raise ConfigError(f"num_classes: expected at least 2, got {self.num_classes}")
+        self._check_importance_samples()
         # Refused now rather than once the data are loaded.
         self.architecture((1,), likelihood=self.likelihood or "normal")
+
+    def _check_importance_samples(self) -> None:
+        if self.importance_samples is None:
+            return
+        if self.importance_samples < 1:
+            raise ConfigError(
+                f"importance_samples: expected at least 1, got {self.importance_samples}"
+            )
+        if self.importance_samples > 1 and self.method == "sivi":
+            raise ConfigError(
+                f"importance_samples: expected 1 with sivi, got {self.importance_samples}; use "
+                "avb_self, whose critic learns what the weights need"
+            )
 
     def architecture(
         self,

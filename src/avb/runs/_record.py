@@ -13,9 +13,10 @@ from avb.runs._config import RunConfig, config_from_json
 from avb.runs._folder import CONFIG, write_json
 from avb.runs._prepare import HELD_OUT_SEEDS, Resolved
 
-FORMAT = 9
-# Format 7 lacks the sizes of the noise network, 8 its reach, which were then the defaults.
-READABLE = (7, 8, FORMAT)
+FORMAT = 10
+# Format 7 lacks the sizes of the noise network, 8 its reach, 9 the number of importance samples,
+# which were then the defaults.
+READABLE = range(7, FORMAT + 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,11 +70,10 @@ def read_record(folder: Path) -> RunRecord:
         raise RunError(f"{folder} is no folder: expected a run that 'avb train' began")
     document = _read_document(folder / CONFIG)
     if document.get("format") not in READABLE:
-        expected = " or ".join(map(str, READABLE))
         raise RunError(
             f"{folder} was written in format {document.get('format')} by avb "
-            f"{document.get('avb')}: expected format {expected}; use that version of avb, or train "
-            "again into another folder"
+            f"{document.get('avb')}: expected format {READABLE[0]} to {FORMAT}; use that version "
+            "of avb, or train again into another folder"
         )
     try:
         resolved = document["resolved"]

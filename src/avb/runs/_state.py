@@ -1,5 +1,6 @@
 """The state of a run before its first step."""
 
+import dataclasses
 from functools import partial
 
 import equinox as eqx
@@ -26,7 +27,7 @@ def _build(record: RunRecord, key: Key) -> Method:
 
     Shape by shape, the draws of initial weights take seconds more to compile.
     """
-    preset = partial(PRESETS[record.config.method], record.architecture)
+    preset = partial(_method, record)
     # A flow keeps arrays in functions, which must not outlive the program that made them.
     if record.config.method == "flow_vae":
         return preset(key=key)
@@ -34,6 +35,13 @@ def _build(record: RunRecord, key: Key) -> Method:
     options = for_one_call()
     build = eqx.filter_jit(lambda key: preset(key=key), compiler_options=options)  # pyright: ignore
     return build(key)
+
+
+def _method(record: RunRecord, *, key: Key) -> Method:
+    """The preset, with what the configuration changes of it."""
+    method = PRESETS[record.config.method](record.architecture, key=key)
+    samples = record.config.importance_samples
+    return method if samples is None else dataclasses.replace(method, importance_samples=samples)
 
 
 def initial_state(record: RunRecord) -> State:

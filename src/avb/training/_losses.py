@@ -68,7 +68,7 @@ def total_loss(method: Method, x: Data, key: Key, beta: Scalar) -> tuple[Scalar,
     if isinstance(method.contrast, SelfContrast):
         return _semi_implicit(method, x, jax.vmap(method.posterior.encoder)(x), key, beta)
     features = jax.vmap(method.posterior.encoder)(x)
-    if method.importance_samples > 1:
+    if method.importance_samples > 1 and method.critic is None:
         x, features = repeated((x, features), method.posterior_draws)
         return _importance_weighted(method, x, features, key, beta)
     if method.critic is None:
@@ -90,9 +90,11 @@ def repeated(tree: PyTree, times: int, axes: PyTree = 0) -> PyTree:
     return jax.tree.map(of_axis, axes, tree, is_leaf=lambda axis: axis is None)
 
 
-def drawn(method: Method, features: Float[Array, "n f"], key: Key) -> Float[Array, "r d"]:
-    """The ``posterior_draws`` draws of each datum's posterior, a row each."""
-    rows = repeated(features, method.posterior_draws)
+def drawn(
+    method: Method, features: Float[Array, "n f"], key: Key, *, times: int = 1
+) -> Float[Array, "r d"]:
+    """So many times ``posterior_draws`` draws of each datum's posterior, a row each."""
+    rows = repeated(features, method.posterior_draws * times)
     return jax.vmap(method.posterior.draw)(rows, jax.random.split(key, len(rows)))
 
 
@@ -108,8 +110,9 @@ def _elbo(
     """The model's loss and all terms, from as many posterior draws of each datum, a row each."""
     # Rows, not draws within data: XLA's CPU code transposes the products of nested batches.
     rows = repeated(x, len(z) // len(x))
-    log_likelihood = jnp.mean(jax.vmap(method.model.log_likelihood)(rows, z))
-    log_prior = jnp.mean(jax.vmap(method.model.log_prior)(z))
+    log_likelihoods = jax.vmap(method.model.log_likelihood)(rows, z)
+    log_priors = jax.vmap(method.model.log_prior)(z)
+    log_likelihood, log_prior = jnp.mean(log_likelihoods), jnp.mean(log_priors)
     mean_contrast, mean_critic = jnp.mean(log_contrast), jnp.mean(critic)
     divergence = mean_contrast + mean_critic - log_prior
     terms = Terms(
@@ -121,7 +124,53 @@ def _elbo(
         critic_loss=critic_loss,
         latent=jnp.sum(z),
     )
-    return beta * divergence - log_likelihood, terms
+    if method.importance_samples == 1:
+        return beta * divergence - log_likelihood, terms
+    log_density = log_contrast + critic
+    log_weights = lax.stop_gradient(log_likelihoods + beta * (log_priors - log_density))
+    return -_weighted_bound(method, rows, z, log_density, log_weights, beta), terms
+
+
+@jax.custom_vjp
+def _slowed(z: Array, factor: Array) -> Array:
+    """The same z, whose gradient is multiplied by a factor."""
+    return z
+
+
+_slowed.defvjp(
+    lambda z, factor: (z, factor),
+    lambda factor, gradient: (gradient * factor, jnp.zeros_like(factor)),
+)
+
+
+def _weighted_bound(
+    method: Method,
+    x: Data,
+    z: Float[Array, "r d"],
+    log_density: Float[Array, " r"],
+    log_weights: Float[Array, " r"],
+    beta: Scalar,
+) -> Scalar:
+    """The bound of Burda, Grosse & Salakhutdinov (2016), eq. 8, with a stand-in for log q(z|x).
+
+    Its gradient for the posterior is that through z alone, weighted by the square of the weights
+    (Tucker, Lawson, Gu & Maddison 2019, https://arxiv.org/abs/1810.04152): the derivative
+    of log q by q's parameters, which an implicit posterior has not, does not appear in it.
+    """
+
+    def weighted(weights, log_ratio):
+        return jnp.mean(jnp.sum(weights * log_ratio.reshape(weights.shape), axis=1))
+
+    log_weights = log_weights.reshape(-1, method.importance_samples)
+    weights = jax.nn.softmax(log_weights, axis=1)
+    # One pass back through the model for both: its weight is z's, but for one more factor.
+    z = _slowed(z, weights.reshape(-1, 1))
+    log_joint = jax.vmap(method.model.log_likelihood)(x, z)
+    log_joint += beta * jax.vmap(method.model.log_prior)(z)
+    climbed = weighted(weights, log_joint) - beta * weighted(weights**2, log_density)
+    count = jnp.log(float(method.importance_samples))
+    bound = jnp.mean(jax.nn.logsumexp(log_weights, axis=1) - count)
+    return bound + climbed - lax.stop_gradient(climbed)
 
 
 def _exact(method, x, features, key, beta) -> tuple[Scalar, Terms]:
@@ -291,16 +340,19 @@ def offset_of(method: Method, on_contrast: Float[Array, "b n m"]) -> Scalar:
 
 def _adversarial(method, x, features, key, beta) -> tuple[Scalar, Terms]:
     key_z, key_contest = jax.random.split(key)
-    z = drawn(method, features, key_z)
-    met = contest(method, x, features, z, key_contest)
+    k = method.importance_samples
+    z = drawn(method, features, key_z, times=k)
+    met = contest(method, x, features, z[::k], key_contest)
     loss, critic_loss = adversary_loss(method, met)
     frozen = stop(method.critic)
 
     def through_z(density, seen, z):
         return density.log_prob(z), frozen.evaluate(seen, density.whiten(z))
 
-    axes = (method.contrast.density_axes, 0, 0)
-    log_r, critic = jax.vmap(through_z, in_axes=axes)(met.densities, lax.stop_gradient(met.seen), z)
+    axes = method.contrast.density_axes
+    densities = repeated(met.densities, k, axes)
+    seen = repeated(lax.stop_gradient(met.seen), k)
+    log_r, critic = jax.vmap(through_z, in_axes=(axes, 0, 0))(densities, seen, z)
     critic = critic - lax.stop_gradient(offset_of(method, met.on_contrast))
     model_loss, terms = _elbo(method, x, z, log_r, critic, beta, lax.stop_gradient(critic_loss))
     return model_loss + loss, terms
