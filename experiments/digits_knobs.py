@@ -46,6 +46,9 @@ CHANGES = {
     "kl_warmup": Change("`kl_warmup` 0 instead of a fifth", {"kl_warmup": 0.0}),
     "momentum": Change("`momentum` 0.5 instead of 0.9", {"momentum": 0.5}),
     "contrast_draws": Change("`contrast_draws` 1 instead of 4", method={"contrast_draws": 1}),
+    "importance_samples": Change(
+        "`importance_samples` 5 instead of 1", method={"importance_samples": 5}
+    ),
     "critic_warmup": Change("`critic_warmup` 90 steps instead of 0", {"critic_warmup": 90}),
     "ema_decay": Change("`ema_decay` 0 instead of 0.999", {"ema_decay": 0.0}),
     "clip_norm": Change("`clip_norm` 20 instead of 500", {"clip_norm": 20.0}),

@@ -31,8 +31,9 @@ class RunConfig:
         noise_reach: How far that network may move a draw, in the posterior's scales, in
             avb_adaptive (by default 1) and avb (4). More fits better until the posterior folds,
             which avb diagnose sees.
-        importance_samples: Draws of the posterior by whose weights the model is trained, in any
-            method but sivi; by default 5 in iwae, else 1. More take longer and gain likelihood.
+        importance_samples: Posterior draws in the importance-weighted bound that training climbs
+            in place of the ELBO, in any method but sivi; by default 5 in iwae, else 1. More gain
+            likelihood and take longer.
         likelihood: By default bernoulli for uint8 data, poisson for counts, else normal.
         num_classes: Classes of the categorical likelihood.
         fit: How to train.
