@@ -55,7 +55,8 @@ def iwae(architecture: Architecture, *, importance_samples: int = 5, key: Key) -
     """Diagonal Gaussian posterior trained on the importance-weighted bound.
 
     References:
-        Burda, Grosse & Salakhutdinov (2016), https://arxiv.org/abs/1509.00519.
+        Burda, Grosse & Salakhutdinov (2016), https://arxiv.org/abs/1509.00519; the posterior's
+        gradient is that of Tucker, Lawson, Gu & Maddison (2019), https://arxiv.org/abs/1810.04152.
     """
     model, encoder, shapes, key_posterior, _, _ = _split(architecture, key)
     posterior = GaussianPosterior(encoder, **shapes, key=key_posterior)

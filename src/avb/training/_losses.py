@@ -68,9 +68,6 @@ def total_loss(method: Method, x: Data, key: Key, beta: Scalar) -> tuple[Scalar,
     if isinstance(method.contrast, SelfContrast):
         return _semi_implicit(method, x, jax.vmap(method.posterior.encoder)(x), key, beta)
     features = jax.vmap(method.posterior.encoder)(x)
-    if method.importance_samples > 1 and method.critic is None:
-        x, features = repeated((x, features), method.posterior_draws)
-        return _importance_weighted(method, x, features, key, beta)
     if method.critic is None:
         return _exact(method, x, features, key, beta)
     return _adversarial(method, x, features, key, beta)
@@ -151,7 +148,7 @@ def _weighted_bound(
     log_weights: Float[Array, " r"],
     beta: Scalar,
 ) -> Scalar:
-    """The bound of Burda, Grosse & Salakhutdinov (2016), eq. 8, with a stand-in for log q(z|x).
+    """The bound of Burda, Grosse & Salakhutdinov (2016), https://arxiv.org/abs/1509.00519, eq. 8.
 
     Its gradient for the posterior is that through z alone, weighted by the square of the weights
     (Tucker, Lawson, Gu & Maddison 2019, https://arxiv.org/abs/1810.04152): the derivative
@@ -176,40 +173,12 @@ def _weighted_bound(
 def _exact(method, x, features, key, beta) -> tuple[Scalar, Terms]:
     posterior = method.posterior
     assert isinstance(posterior, AbstractTractablePosterior)
-    z = drawn(method, features, key)
+    z = drawn(method, features, key, times=method.importance_samples)
     frozen = stop(posterior)
-    rows = repeated(lax.stop_gradient(features), method.posterior_draws)
+    rows = repeated(lax.stop_gradient(features), len(z) // len(x))
     log_q = jax.vmap(lambda f, z: frozen.density(f).log_prob(z))(rows, z)
     zero = jnp.zeros(())
     return _elbo(method, x, z, log_q, jnp.zeros_like(log_q), beta, zero)
-
-
-def _importance_weighted(method, x, features, key, beta) -> tuple[Scalar, Terms]:
-    """Burda, Grosse & Salakhutdinov (2016), https://arxiv.org/abs/1509.00519, eq. 8."""
-    posterior, model, k = method.posterior, method.model, method.importance_samples
-    assert isinstance(posterior, AbstractTractablePosterior)
-
-    def terms_of_datum(x, features, key):
-        z = jax.vmap(posterior.draw, in_axes=(None, 0))(features, jax.random.split(key, k))
-        log_q = jax.vmap(posterior.density(features).log_prob)(z)
-        log_likelihood = jax.vmap(model.log_likelihood, in_axes=(None, 0))(x, z)
-        return z, log_likelihood, jax.vmap(model.log_prior)(z), log_q
-
-    keys = jax.random.split(key, x.shape[0])
-    z, log_likelihood, log_prior, log_q = jax.vmap(terms_of_datum)(x, features, keys)
-    log_weights = log_likelihood + beta * (log_prior - log_q)
-    bound = jnp.mean(jax.nn.logsumexp(log_weights, axis=1) - jnp.log(float(k)))
-    zero = jnp.zeros(())
-    terms = Terms(
-        elbo=jnp.mean(log_likelihood + log_prior - log_q),
-        log_likelihood=jnp.mean(log_likelihood),
-        log_prior=jnp.mean(log_prior),
-        log_contrast=jnp.mean(log_q),
-        critic=zero,
-        critic_loss=zero,
-        latent=jnp.sum(z),
-    )
-    return -bound, terms
 
 
 def _semi_implicit(method, x, features, key, beta) -> tuple[Scalar, Terms]:
