@@ -158,10 +158,14 @@ def margins(ahead: Bounds, behind: Bounds) -> dict[str, Margin]:
     }
 
 
-def level(bounds: Bounds) -> float:
-    """Mean log p(x) on all images by both estimators."""
-    weighted, annealed = np.asarray(bounds["importance"]), np.asarray(bounds["annealed"])
-    return float(np.mean(weighted) + np.mean(annealed - weighted[: len(annealed)]))
+def levels(*runs: Bounds) -> list[float]:
+    """Mean log p(x) of each run on all images by both estimators, the same images annealed."""
+    count = min(len(bounds["annealed"]) for bounds in runs)
+    return [_level(bounds["importance"], bounds["annealed"][:count]) for bounds in runs]
+
+
+def _level(weighted: list[float], annealed: list[float]) -> float:
+    return float(np.mean(weighted) + np.mean(np.subtract(annealed, weighted[: len(annealed)])))
 
 
 HEADER = ["margin over the baseline", "seeds", "nats per datum", "standard error over images"]
@@ -185,10 +189,10 @@ def table(config: Config, found: dict[tuple[str, int], Bounds]) -> str:
             ]
             for title in compared[0]
         ]
-        levels = [spread(map(level, runs)) for runs in zip(*pairs, strict=True)]
+        means = [spread(of_run) for of_run in zip(*(levels(*pair) for pair in pairs), strict=True)]
         text += (
             f"`{method}` over `{baseline}`, {config.split} images; log p(x) by both, all images: "
-            f"{levels[0]} and {levels[1]}.\n\n{markdown_table(HEADER, rows)}"
+            f"{means[0]} and {means[1]}.\n\n{markdown_table(HEADER, rows)}"
         )
     return text
 
