@@ -113,12 +113,8 @@ def larger_noise_network(
     return avb.PRESETS["avb_adaptive"](larger, key=key)
 
 
-def weighted_adaptive(
-    architecture: Architecture, *, noise: tuple[int, int] | None = None, key: Key
-) -> Method:
+def weighted_adaptive(architecture: Architecture, *, key: Key) -> Method:
     """`avb_adaptive` on the importance-weighted bound of 5 draws, as `iwae` has it."""
-    if noise:
-        architecture = dataclasses.replace(architecture, noise_width=noise[0], noise_depth=noise[1])
     method = avb.PRESETS["avb_adaptive"](architecture, key=key)
     return dataclasses.replace(method, importance_samples=5)
 
@@ -241,14 +237,9 @@ VARIANTS = {
     "deeper-256x3": Variant(
         "as the preset's, deeper encoder by 3 × 256 units, critic", deeper_adaptive
     ),
-    "iwae": Variant("diagonal Gaussian, weighted bound of 5 draws", avb.PRESETS["iwae"]),
     "weighted": Variant(
         "implicit with a floor of 0.3 and a reach of 1, critic, weighted bound of 5 draws",
         weighted_adaptive,
-    ),
-    "weighted-256x3": Variant(
-        "the same, noise through 3 × 256 units",
-        functools.partial(weighted_adaptive, noise=(256, 3)),
     ),
     "no-critic": Variant("implicit, T = 0", without_floor, STANDS_STILL),
 }

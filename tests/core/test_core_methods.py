@@ -371,6 +371,18 @@ def test_a_contrast_is_fitted_to_each_draw_and_further_ones_of_its_datum(key):
     np.testing.assert_array_equal(_draws_to_fit(posterior, features, z, 1, key), z[:, None])
 
 
+@pytest.mark.parametrize("preset", [name for name in avb.PRESETS if name != "sivi"])
+def test_every_preset_but_the_self_contrast_traces_to_a_weighted_loss(preset, key):
+    method = dataclasses.replace(avb.PRESETS[preset](ARCHITECTURE, key=key), importance_samples=3)
+    several = dataclasses.replace(method, posterior_draws=2)
+    for each in (method, several):
+        loss, terms = eqx.filter_eval_shape(
+            total_loss, each, jnp.zeros((N, *SHAPE)), jax.random.key(1), jnp.ones(())
+        )
+        assert loss.shape == ()
+        assert {leaf.shape for leaf in jax.tree.leaves(terms)} == {()}
+
+
 def test_weights_leave_contrast_and_critic_to_the_adversary(key):
     method, x = CASES["importance weights"].make(key), CASES["importance weights"].batch(key)
     bias = jnp.asarray(0.3)
