@@ -18,13 +18,13 @@ class FitConfig:
         learning_rate: Adam's peak rate for model and posterior.
         critic_learning_rate: Adam's peak rate for critic and learned contrast.
         momentum: Adam's β1, of both players. Where a critic plays, its momentum overshoots: 0.5
-            trains the four-point toy at rates at which 0.9 diverges (``docs/adversary.md``).
+            trains the four-point toy at rates at which 0.9 diverges (``docs/findings/toys.md``).
         final_rate: The rates fall along a cosine to this share of their peak.
         critic_steps: Critic updates a model update.
         critic_warmup: Steps in which only critic and contrast learn.
         kl_warmup: Epochs over which the weight of log p(z) − log q(z|x) rises from 0 to 1; by
             default a fifth of all. Without one, latent dimensions are given up early that would
-            have been of use later (``docs/adversary.md``).
+            have been of use later (``docs/findings/folding.md``).
         clip_norm: Each player's gradient is scaled down to at most this global norm.
         ema_decay: Decay a step of the parameter average that is evaluated; 0 turns it off.
         max_skipped: Training stops after this many non-finite steps in a row.
