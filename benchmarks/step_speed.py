@@ -36,12 +36,17 @@ DATA = 20_000
 CONFIG = avb.FitConfig(epochs=1000)
 
 
-def weighted(architecture: avb.Architecture, *, key: Key) -> avb.Method:
+def weighted(name: str) -> Callable[..., avb.Method]:
     """The preset on the importance-weighted bound of 5 draws."""
-    return dataclasses.replace(avb.avb_adaptive(architecture, key=key), importance_samples=5)
+
+    def preset(architecture: avb.Architecture, *, key: Key) -> avb.Method:
+        method = avb.PRESETS[name](architecture, key=key)
+        return dataclasses.replace(method, importance_samples=5)
+
+    return preset
 
 
-METHODS = avb.PRESETS | {"avb_adaptive_iw5": weighted}
+METHODS = avb.PRESETS | {f"{name}_iw5": weighted(name) for name in ("flow_vae", "avb_adaptive")}
 
 _DEFINITION = re.compile(r"%?([\w.\-]+) = (?:f32|bf16|f16)\[([\d,]*)\]")
 _DOT = re.compile(

@@ -173,7 +173,7 @@ HEADER = ["margin over the baseline", "seeds", "nats per datum", "standard error
 
 def table(config: Config, found: dict[tuple[str, int], Bounds]) -> str:
     baseline, *others = config.methods
-    text = ""
+    texts = []
     for method in others:
         seeds = [s for s in config.seeds if {(method, s), (baseline, s)} <= found.keys()]
         if not seeds:
@@ -190,11 +190,11 @@ def table(config: Config, found: dict[tuple[str, int], Bounds]) -> str:
             for title in compared[0]
         ]
         means = [spread(of_run) for of_run in zip(*(levels(*pair) for pair in pairs), strict=True)]
-        text += (
+        texts.append(
             f"`{method}` over `{baseline}`, {config.split} images; log p(x) by both, all images: "
             f"{means[0]} and {means[1]}.\n\n{markdown_table(HEADER, rows)}"
         )
-    return text
+    return "\n".join(texts)
 
 
 def main(config: Config) -> None:
