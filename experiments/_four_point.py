@@ -23,7 +23,12 @@ from avb.models import Bernoulli, LatentVariableModel
 from avb.models._latent import standard_normal
 from avb.nets import MLPDecoder, MLPEncoder
 from avb.objectives import Logistic, WeightedLogistic
-from avb.posteriors import GaussianPosterior, ImplicitPosterior, SemiImplicitPosterior
+from avb.posteriors import (
+    FlowPosterior,
+    GaussianPosterior,
+    ImplicitPosterior,
+    SemiImplicitPosterior,
+)
 
 DATA = np.eye(4, dtype=np.float32)
 LATENT = 2
@@ -34,6 +39,7 @@ CONTRAST_DRAWS = 16
 SELF_DRAWS = 32
 SELF_COMPONENTS = 512
 STEEPNESS = 4.0
+FLOW_LAYERS = 8
 
 
 class SteepDecoder(eqx.Module):
@@ -57,6 +63,15 @@ def gaussian(key: Key) -> Method:
     encoder = MLPEncoder((4,), width=FEATURES, depth=1, key=key_encoder)
     shapes = {"data_shape": (4,), "latent_dim": LATENT}
     posterior = GaussianPosterior(encoder, **shapes, key=key_posterior)
+    return Method(build_model(key_model), posterior, posterior_draws=DRAWS)
+
+
+def flow(key: Key) -> Method:
+    """Affine coupling layers, whose density is exact: no critic."""
+    key_model, key_encoder, key_posterior = jax.random.split(key, 3)
+    encoder = MLPEncoder((4,), width=FEATURES, depth=1, key=key_encoder)
+    shapes = {"data_shape": (4,), "latent_dim": LATENT}
+    posterior = FlowPosterior(encoder, **shapes, layers=FLOW_LAYERS, width=48, key=key_posterior)
     return Method(build_model(key_model), posterior, posterior_draws=DRAWS)
 
 
@@ -158,6 +173,7 @@ class Recipe:
         components: Components of the mixture in the bounds; the narrower the conditionals, the
             more it takes.
         warmup: Share of the steps over which the weight of KL(q‖p) rises from 0 to 1.
+        traced: See :func:`~experiments._seeds.train_seeds`.
     """
 
     title: str
@@ -168,6 +184,7 @@ class Recipe:
     momentum: float = 0.9
     components: int = 2**18
     warmup: float = 0.0
+    traced: bool = True
 
     def fit_config(self, share: float) -> FitConfig:
         """The library's settings, for a share of the steps."""
@@ -185,6 +202,7 @@ class Recipe:
 
 RECIPES = {
     "gaussian": Recipe("Gaussian VAE", gaussian, 5000, 3e-3),
+    "flow": Recipe("flow, KL warm-up", flow, 50000, 2e-3, warmup=0.4, traced=False),
     "self": Recipe("self contrast", self_contrast, 48000, 6e-3),
     "critic": Recipe("critic, implicit", critic, 25000, 2e-3, 4e-3, 0.0),
     "critic-anchored": Recipe(

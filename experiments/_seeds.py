@@ -26,6 +26,8 @@ def train_seeds(
     config: FitConfig,
     seeds: tuple[int, ...],
     report: Callable[[int, State], None] | None = None,
+    *,
+    traced: bool = True,
 ) -> list[Method]:
     """Train the same method from each seed, and return the averaged methods.
 
@@ -39,10 +41,12 @@ def train_seeds(
         seeds: The seeds.
         report: Called ten times with the steps done and the stacked states, whose sums are
             those of the steps since the call before.
+        traced: Whether ``make`` may run inside a compiled program, which FlowJAX's flows may not.
     """
     device_data = DeviceData(data, "real", len(data))
     keys = jnp.stack([jax.random.key(seed) for seed in seeds])
-    states, _ = train_runs(start_runs(make, keys, device_data, config), device_data, config, report)
+    start = start_runs if traced else _start_one_by_one
+    states, _ = train_runs(start(make, keys, device_data, config), device_data, config, report)
     averaged = eqx.filter_vmap(lambda state: state.averaged)(states)
     return [one_of(averaged, index) for index in range(len(seeds))]
 
@@ -62,10 +66,24 @@ def start_runs(
     """
 
     def one(key: Key, *rest: Array) -> State:
-        key_method, key_run = jax.random.split(key)
-        return init(make(key_method, *rest), data, config, key=key_run)
+        return _start(lambda key: make(key, *rest), key, data, config)
 
     return eqx.filter_vmap(one)(keys, *rest)
+
+
+def _start(make: Callable[[Key], Method], key: Key, data: DeviceData, config: FitConfig) -> State:
+    key_method, key_run = jax.random.split(key)
+    return init(make(key_method), data, config, key=key_run)
+
+
+def _start_one_by_one(
+    make: Callable[[Key], Method], keys: Key, data: DeviceData, config: FitConfig
+) -> State:
+    runs = [eqx.partition(_start(make, key, data, config), eqx.is_array) for key in keys]
+    first, static = runs[0]
+    of_runs = zip(*(jax.tree.leaves(arrays) for arrays, _ in runs), strict=True)
+    leaves = [jnp.stack(leaf) for leaf in of_runs]
+    return eqx.combine(jax.tree.unflatten(jax.tree.structure(first), leaves), static)
 
 
 def train_runs(

@@ -30,7 +30,7 @@ import tyro
 from avb import Method
 from avb._types import Key
 from avb.evaluation import elbo, elbo_bracket, smoothed_bracket
-from avb.posteriors import GaussianPosterior, SemiImplicitPosterior
+from avb.posteriors import AbstractTractablePosterior, SemiImplicitPosterior
 from experiments._four_point import DATA, RECIPES, Recipe, log_evidence
 from experiments._results import RESULTS, markdown_table, spread, write_json
 from experiments._seeds import mean_terms, train_seeds
@@ -67,7 +67,7 @@ class Config:
 def bounds(method: Method, components: int, key: Key) -> tuple:
     """The ELBO, or its bounds, as two estimates."""
     model, posterior = method.model, method.posterior
-    if isinstance(posterior, GaussianPosterior):
+    if isinstance(posterior, AbstractTractablePosterior):
         exact = elbo(model, posterior, DATA, key=key, draws=4096)
         return exact, exact
     bracket = partial(elbo_bracket, model, posterior)
@@ -108,7 +108,8 @@ def run(recipe: Recipe, config: Config) -> list[dict]:
         last[:] = mean_terms(states)["elbo"]
         print(recipe.title, step, np.round(last, 4), flush=True)
 
-    methods = train_seeds(recipe.make, DATA, recipe.fit_config(config.share), seeds, report)
+    fit = recipe.fit_config(config.share)
+    methods = train_seeds(recipe.make, DATA, fit, seeds, report, traced=recipe.traced)
     seconds = (time.perf_counter() - began) / len(seeds)
     results = []
     for seed, method, trained in zip(seeds, methods, last, strict=True):

@@ -6,6 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import scipy.stats
 from experiments import _four_point as four_point, eight_schools_critic as schools
 from experiments._seeds import train_seeds
@@ -56,10 +57,13 @@ def test_schools_are_the_same_with_the_other_sign(key):
     np.testing.assert_allclose(model.log_joint(y, z), model.log_joint(y, other), rtol=1e-6)
 
 
-def test_seeds_train_side_by_side(monkeypatch):
+@pytest.mark.parametrize("name", ["critic", "flow"])
+def test_seeds_train_side_by_side(monkeypatch, name):
     monkeypatch.setattr(four_point, "DRAWS", 2)
-    recipe = dataclasses.replace(four_point.RECIPES["critic"], steps=20)
-    methods = train_seeds(recipe.make, four_point.DATA, recipe.fit_config(1.0), (3, 4, 4))
+    monkeypatch.setattr(four_point, "FLOW_LAYERS", 2)
+    recipe = dataclasses.replace(four_point.RECIPES[name], steps=20)
+    fit = recipe.fit_config(1.0)
+    methods = train_seeds(recipe.make, four_point.DATA, fit, (3, 4, 4), traced=recipe.traced)
     first, second, again = (
         np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(eqx.filter(m, eqx.is_array))])
         for m in methods
