@@ -80,6 +80,7 @@ def _start_one_by_one(
     make: Callable[[Key], Method], keys: Key, data: DeviceData, config: FitConfig
 ) -> State:
     runs = [eqx.partition(_start(make, key, data, config), eqx.is_array) for key in keys]
+    # Every run has its own functions inside a flow; what they keep is the same for all.
     first, static = runs[0]
     of_runs = zip(*(jax.tree.leaves(arrays) for arrays, _ in runs), strict=True)
     leaves = [jnp.stack(leaf) for leaf in of_runs]
