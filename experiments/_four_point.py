@@ -196,6 +196,7 @@ class Recipe:
             critic_learning_rate=self.critic_rate,
             momentum=self.momentum,
             final_rate=0.01,
+            critic_final_rate=0.01,
             kl_warmup=self.warmup * steps,
         )
 

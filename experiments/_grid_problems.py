@@ -221,6 +221,7 @@ PROBLEMS = {
             critic_learning_rate=6e-3,
             momentum=0.0,
             final_rate=0.01,
+            critic_final_rate=0.01,
             kl_warmup=0.0,
         ),
         data=lambda: np.zeros((1, 1), np.float32),

@@ -227,6 +227,7 @@ def run(name: str, config: Config, reference: np.ndarray) -> list[dict]:
         critic_learning_rate=config.critic_rate,
         momentum=config.momentum,
         final_rate=0.01,
+        critic_final_rate=0.01,
         kl_warmup=0.0,
     )
     last = np.zeros(len(seeds))

@@ -354,10 +354,11 @@ SETTINGS = [
     ),
     *(
         Bad(
-            f"final_rate = {value}",
-            lambda value=value: FitConfig(final_rate=value),
-            f"final_rate: expected a number in (0, 1], got {value}",
+            f"{name} = {value}",
+            lambda name=name, value=value: FitConfig(**{name: value}),
+            f"{name}: expected a number in (0, 1], got {value}",
         )
+        for name in ("final_rate", "critic_final_rate")
         for value in (0.0, 1.1, float("nan"))
     ),
 ]

@@ -285,12 +285,30 @@ def test_clipped_gradient_is_what_adam_sees(after_one_and_two):
 @pytest.mark.parametrize("momentum", [0.0, 0.5])
 def test_momentum_is_what_a_past_gradient_still_moves(momentum):
     """After a gradient of 1 and one of 0, Adam's mean is β1 (1 − β1) over 1 − β1²."""
-    for adam in optimisers(FitConfig(momentum=momentum, final_rate=1.0), 10):
+    constant = {"final_rate": 1.0, "critic_final_rate": 1.0}
+    for adam in optimisers(FitConfig(momentum=momentum, **constant), 10):
         _, state = adam.update(jnp.ones(()), adam.init(jnp.zeros(())))
         update, _ = adam.update(jnp.zeros(()), state)
         expected = momentum / (1 + momentum) / np.sqrt(0.999 / 1.999)
         rates = (FitConfig().learning_rate, FitConfig().critic_learning_rate)
         assert min(abs(float(-update) / rate - expected) for rate in rates) < 1e-4
+
+
+def test_the_rate_of_each_player_falls_to_its_own_share():
+    config = FitConfig(final_rate=0.1, critic_final_rate=0.6)
+    for adam, peak, share in zip(
+        optimisers(config, 10),
+        (config.learning_rate, config.critic_learning_rate),
+        (config.final_rate, config.critic_final_rate),
+        strict=True,
+    ):
+        state, rates = adam.init(jnp.zeros(())), []
+        for _ in range(11):
+            # Of gradients that are all alike, Adam's update is its rate.
+            update, state = adam.update(jnp.ones(()), state)
+            rates.append(-float(update))
+        assert abs(rates[0] / peak - 1.0) < 1e-3
+        assert abs(rates[-1] / peak - share) < 1e-3
 
 
 def test_average_differs_from_the_last_parameters_but_not_in_kind(after_one_and_two):

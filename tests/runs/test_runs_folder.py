@@ -29,7 +29,7 @@ def test_folder_holds_what_is_documented(trained: Path):
         "LOCK", "checkpoints", "config.json", "metrics.jsonl",
     ]  # fmt: skip
     document = json.loads((trained / "config.json").read_text())
-    assert document["format"] == 10
+    assert document["format"] == 11
     assert document["config"] == dataclasses.asdict(TINY)
     assert document["resolved"]["likelihood"] == "bernoulli"
     assert document["data"]["sizes"] == {"train": 1197, "validation": 300, "test": 300}
@@ -116,9 +116,9 @@ def test_config_that_lacks_a_setting(run_dir: Path):
 
 def test_another_format(run_dir: Path):
     path = run_dir / "config.json"
-    path.write_text(json.dumps({"format": 11, "avb": "9.0"}))
+    path.write_text(json.dumps({"format": 12, "avb": "9.0"}))
     message = (
-        f"{run_dir} was written in format 11 by avb 9.0: expected format 7 to 10; use that "
+        f"{run_dir} was written in format 12 by avb 9.0: expected format 7 to 11; use that "
         "version of avb, or train again into another folder"
     )
     with refused(message):
@@ -133,6 +133,16 @@ def test_the_format_before_the_sizes_of_the_noise_network(run_dir: Path):
         del document["config"][name]
     path.write_text(json.dumps(document))
     assert load_run(run_dir).record.config.noise_width is None
+
+
+def test_the_format_before_the_critics_final_rate(run_dir: Path):
+    path = run_dir / "config.json"
+    document = json.loads(path.read_text())
+    document["format"] = 10
+    document["config"]["fit"]["final_rate"] = 0.07
+    del document["config"]["fit"]["critic_final_rate"]
+    path.write_text(json.dumps(document))
+    assert load_run(run_dir).record.config.fit.critic_final_rate == 0.07
 
 
 def test_no_checkpoint(run_dir: Path):

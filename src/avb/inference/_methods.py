@@ -209,6 +209,7 @@ def train_method(
         critic_learning_rate=2 * rate,
         momentum=momentum,
         final_rate=0.01,
+        critic_final_rate=0.01,
         kl_warmup=0.0,
         ema_decay=0.995,
     )

@@ -13,9 +13,9 @@ from avb.runs._config import RunConfig, config_from_json
 from avb.runs._folder import CONFIG, write_json
 from avb.runs._prepare import HELD_OUT_SEEDS, Resolved
 
-FORMAT = 10
+FORMAT = 11
 # Format 7 lacks the sizes of the noise network, 8 its reach, 9 the number of importance samples,
-# which were then the defaults.
+# which were then the defaults, and 10 the critic's final rate, which was then the model's.
 READABLE = range(7, FORMAT + 1)
 
 
@@ -78,7 +78,7 @@ def read_record(folder: Path) -> RunRecord:
     try:
         resolved = document["resolved"]
         return RunRecord(
-            config=config_from_json(document["config"]),
+            config=config_from_json(_completed(document["config"])),
             resolved=Resolved(**{**resolved, "data_shape": tuple(resolved["data_shape"])}),
             data=document["data"],
             avb=document["avb"],
@@ -88,6 +88,11 @@ def read_record(folder: Path) -> RunRecord:
             f"{folder / CONFIG} is damaged ({error}): restore it from a copy, or train again into "
             "another folder"
         ) from error
+
+
+def _completed(config: dict[str, Any]) -> dict[str, Any]:
+    fit = config["fit"]
+    return {**config, "fit": {"critic_final_rate": fit["final_rate"], **fit}}
 
 
 def _read_document(path: Path) -> dict[str, Any]:

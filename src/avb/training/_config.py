@@ -19,7 +19,10 @@ class FitConfig:
         critic_learning_rate: Adam's peak rate for critic and learned contrast.
         momentum: Adam's β1, of both players. Where a critic plays, its momentum overshoots: 0.5
             trains the four-point toy at rates at which 0.9 diverges (``docs/findings/toys.md``).
-        final_rate: The rates fall along a cosine to this share of their peak.
+        final_rate: The rate of model and posterior falls along a cosine to this share of its peak.
+        critic_final_rate: That of critic and contrast to this one. Where it falls as low as the
+            others', the critic ends behind a posterior that bends until late
+            (``docs/findings/sensitivity.md``).
         critic_steps: Critic updates a model update.
         critic_warmup: Steps in which only critic and contrast learn.
         kl_warmup: Epochs over which the weight of log p(z) − log q(z|x) rises from 0 to 1; by
@@ -36,6 +39,7 @@ class FitConfig:
     critic_learning_rate: float = 2e-3
     momentum: float = 0.9
     final_rate: float = 0.05
+    critic_final_rate: float = 0.3
     critic_steps: int = 1
     critic_warmup: int = 0
     kl_warmup: float | None = None
@@ -58,8 +62,9 @@ class FitConfig:
         for name in ("ema_decay", "momentum"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"{name}: expected a number in [0, 1), got {getattr(self, name)}")
-        if not 0 < self.final_rate <= 1:
-            raise ConfigError(f"final_rate: expected a number in (0, 1], got {self.final_rate}")
+        for name in ("final_rate", "critic_final_rate"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ConfigError(f"{name}: expected a number in (0, 1], got {getattr(self, name)}")
 
     @property
     def kl_warmup_epochs(self) -> float:

@@ -106,13 +106,13 @@ def optimisers(
 ) -> tuple[optax.GradientTransformation, optax.GradientTransformation]:
     """Adam with a cosine schedule for each player."""
 
-    def adam(peak: Scalar | float) -> optax.GradientTransformation:
+    def adam(peak: Scalar | float, final: float) -> optax.GradientTransformation:
         # Optax types the peak as a number, and takes any scalar.
-        schedule = optax.cosine_decay_schedule(peak, max(total_steps, 1), config.final_rate)  # pyright: ignore
+        schedule = optax.cosine_decay_schedule(peak, max(total_steps, 1), final)  # pyright: ignore
         return optax.adam(schedule, b1=config.momentum)
 
     model, adversary = rates or (config.learning_rate, config.critic_learning_rate)
-    return adam(model), adam(adversary)
+    return adam(model, config.final_rate), adam(adversary, config.critic_final_rate)
 
 
 def init(method: Method, data: DeviceData, config: FitConfig, *, key: Key) -> State:
