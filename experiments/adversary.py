@@ -4,7 +4,8 @@
     python -m experiments.adversary --data mnist --data-dir DIR        # networks of 300 units
     python -m experiments.adversary --data mnist --data-dir DIR --width 100 --epochs 10
 
-Every variant is `avb_adaptive`, without its floor and KL warm-up, but for one change. Each is
+Every variant is `avb_adaptive`, without its floor and KL warm-up, and with the critic's rate
+falling as low as the others', but for one change. Each is
 trained, and diagnosed on validation data (`avb.diagnose`): by how much the critic's ELBO is too
 high, how much of KL(q‖r) a Gaussian with q's own moments would have spared the critic, the error
 of its slope, and log p(x) of the model by importance weighting. The last column is processor time
@@ -196,7 +197,12 @@ def train(
     result = fit(
         variant.method(architecture, key_init),
         data,
-        config=FitConfig(epochs=config.passes, kl_warmup=0.0, **variant.fit),
+        config=FitConfig(
+            epochs=config.passes,
+            kl_warmup=0.0,
+            critic_final_rate=FitConfig.final_rate,
+            **variant.fit,
+        ),
         key=key_fit,
         on_progress=note,
     )

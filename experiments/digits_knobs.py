@@ -52,7 +52,14 @@ CHANGES = {
     "critic_warmup": Change("`critic_warmup` 90 steps instead of 0", {"critic_warmup": 90}),
     "ema_decay": Change("`ema_decay` 0 instead of 0.999", {"ema_decay": 0.0}),
     "clip_norm": Change("`clip_norm` 20 instead of 500", {"clip_norm": 20.0}),
-    "final_rate": Change("`final_rate` 1 (no schedule) instead of 0.05", {"final_rate": 1.0}),
+    "final_rate": Change(
+        "`final_rate` and `critic_final_rate` 1 (no schedule)",
+        {"final_rate": 1.0, "critic_final_rate": 1.0},
+    ),
+    "critic_final_rate": Change(
+        "`critic_final_rate` 0.05 instead of 0.3", {"critic_final_rate": 0.05}
+    ),
+    "critic_constant": Change("`critic_final_rate` 1 instead of 0.3", {"critic_final_rate": 1.0}),
 }
 
 

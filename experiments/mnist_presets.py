@@ -29,7 +29,9 @@ from avb.training import Outcome
 from experiments._results import RESULTS, markdown_table, spread, write_json
 
 WITH_NOISE_NETWORK = ("sivi", "avb", "avb_adaptive", "avb_self")
+WITH_CRITIC = ("avb", "avb_adaptive", "avb_self")
 ON_THE_ELBO = ("gaussian_vae", "sivi")
+FORMER_FINAL_RATE = 0.05
 METHODS = ("gaussian_vae", "sivi", "avb_adaptive", "avb_self", "flow_vae", "avb", "iwae")
 
 
@@ -52,6 +54,8 @@ class Config:
         epochs: Epochs of each run.
         kl_warmup: Epochs over which the weight of log p(z) − log q(z|x) rises from 0 to 1; the
             library's default where it is not given.
+        critic_final_rate: That of ``FitConfig``. Kept results are of 0.05, the default of the time,
+            unless their names tell another.
         seeds: Seeds of each method.
         methods: Presets to compare.
         num_data: Test images to evaluate on.
@@ -70,6 +74,7 @@ class Config:
     importance_samples: int | None = None
     epochs: int = 30
     kl_warmup: float | None = None
+    critic_final_rate: float = avb.FitConfig.critic_final_rate
     seeds: tuple[int, ...] = (0, 1, 2)
     methods: tuple[str, ...] = METHODS
     num_data: int = 1000
@@ -86,11 +91,16 @@ class Config:
     @property
     def variation(self) -> str:
         """What is not the library's default of some methods, as part of a file's name."""
-        return self._noise_sizes + self._weights
+        return self._noise_sizes + self._weights + self._final_rate
 
     @property
     def _weights(self) -> str:
         return "" if self.importance_samples is None else f"_iw{self.importance_samples}"
+
+    @property
+    def _final_rate(self) -> str:
+        changed = self.critic_final_rate != FORMER_FINAL_RATE
+        return f"_final{self.critic_final_rate:g}" if changed else ""
 
     @property
     def _noise_sizes(self) -> str:
@@ -103,12 +113,17 @@ class Config:
         """Of a run and its results, within the folder of those of the same networks."""
         sizes = self._noise_sizes if method in WITH_NOISE_NETWORK else ""
         weights = "" if method in ON_THE_ELBO else self._weights
-        return f"{method}{sizes}{weights}-{seed}"
+        final_rate = self._final_rate if method in WITH_CRITIC else ""
+        return f"{method}{sizes}{weights}{final_rate}-{seed}"
 
     @property
     def fit_config(self) -> avb.FitConfig:
         """The library's settings of training but for epochs and warm-up."""
-        return avb.FitConfig(epochs=self.epochs, kl_warmup=self.kl_warmup)
+        return avb.FitConfig(
+            epochs=self.epochs,
+            kl_warmup=self.kl_warmup,
+            critic_final_rate=self.critic_final_rate,
+        )
 
 
 def train(config: Config, method: str, seed: int, run_dir: Path) -> None:
