@@ -1,7 +1,8 @@
 """Do the defaults need luck? Twenty seeds of `avb_adaptive` on the digits, nothing set by hand.
 
     python -m experiments.digits_seeds
-    python -m experiments.digits_seeds --critic-final-rate 0.05
+    python -m experiments.digits_seeds --fit.critic-final-rate 0.05
+    python -m experiments.digits_seeds --fit.critic-steps 2 --seeds 3 13 16 19
 
 Everything is as `avb train digits` has it: networks of 300 units, d = 8, 50 epochs. The
 rule was set before any seed was run. A seed *succeeds* if training ends without a
@@ -16,6 +17,7 @@ import dataclasses
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -37,27 +39,34 @@ class Config:
     """Settings.
 
     Attributes:
-        seeds: Number of seeds, from 0.
+        seeds: Seeds of each.
         methods: Presets; the critic's, and one to compare with.
         samples: Importance samples a datum.
-        critic_final_rate: That of ``FitConfig``, by default the library's.
+        fit: How to train, by default as the library does.
     """
 
-    seeds: int = 20
+    seeds: tuple[int, ...] = tuple(range(20))
     methods: tuple[str, ...] = METHODS
     samples: int = 200
-    critic_final_rate: float = FitConfig.critic_final_rate
+    fit: FitConfig = dataclasses.field(default_factory=FitConfig)
 
     @property
-    def changed(self) -> bool:
-        """Whether anything is not as the library has it."""
-        return self.critic_final_rate != FitConfig.critic_final_rate
+    def changes(self) -> dict[str, Any]:
+        """What is not as the library has it."""
+        default = dataclasses.asdict(FitConfig())
+        return {k: v for k, v in dataclasses.asdict(self.fit).items() if v != default[k]}
 
     @property
     def path(self) -> Path:
         """Where results are written, ``.json`` and ``.md``."""
-        change = f"_critic_final_rate{self.critic_final_rate:g}" if self.changed else ""
-        return RESULTS / f"digits_seeds{change}.json"
+        names = "".join(f"_{name}{value:g}" for name, value in self.changes.items())
+        return RESULTS / f"digits_seeds{names}.json"
+
+    @property
+    def command(self) -> str:
+        """What regenerates the table, seeds aside."""
+        options = (f" --fit.{k.replace('_', '-')} {v:g}" for k, v in self.changes.items())
+        return "python -m experiments.digits_seeds" + "".join(options)
 
 
 def run(name: str, seed: int, config: Config, dataset: avb.Dataset) -> dict:
@@ -68,10 +77,9 @@ def run(name: str, seed: int, config: Config, dataset: avb.Dataset) -> dict:
     key_init, key_fit = jax.random.split(jax.random.key(seed))
     key_elbo, key_judge, key_bound = jax.random.split(jax.random.key(1000 + seed), 3)
     method = avb.PRESETS[name](architecture, key=key_init)
-    fit_config = FitConfig(critic_final_rate=config.critic_final_rate)
     began = time.process_time()
     try:
-        fitted = avb.fit(method, dataset.train, config=fit_config, key=key_fit)
+        fitted = avb.fit(method, dataset.train, config=config.fit, key=key_fit)
     except avb.TrainingError as error:
         return {"seed": seed, "error": str(error)}
     result: dict = {"seed": seed, "seconds": time.process_time() - began}
@@ -142,14 +150,14 @@ def main(config: Config) -> None:
     dataset = avb.load_dataset("digits")
     for name in config.methods:
         runs = results.setdefault(name, [])
-        for seed in range(len(runs), config.seeds):
+        done = {run["seed"] for run in runs}
+        for seed in (seed for seed in config.seeds if seed not in done):
             runs.append(run(name, seed, config, dataset))
             write_json(path, results)
             told = {k: v for k, v in runs[-1].items() if k != "verdict"}
             print(name, told, flush=True)
-    option = f" --critic-final-rate {config.critic_final_rate:g}" if config.changed else ""
     text = (
-        f"# Twenty seeds at the defaults: digits\n\n`python -m experiments.digits_seeds{option}`; "
+        f"# Seeds of `avb_adaptive`: digits\n\n`{config.command}`; "
         "nats per datum, median and range over seeds; ELBO by fresh critics, of the Gaussian VAE "
         "exact, on 50 validation images, log p(x) on 300; what it takes to succeed is in the "
         "command's docstring.\n\n" + table(results)
