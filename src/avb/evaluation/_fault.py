@@ -85,8 +85,8 @@ def in_words(
     if fault == "critic lags":
         return (
             f"The critic lags: {size}, and training it alone leaves "
-            f"{max(refitted_too_high.nats, 0.0):.2f}; raise critic_learning_rate or critic_steps, "
-            "or lower learning_rate."
+            f"{max(refitted_too_high.nats, 0.0):.2f}; raise critic_steps, "
+            "critic_learning_rate or critic_final_rate, or lower learning_rate."
         )
     if fault == "contrast":
         return (

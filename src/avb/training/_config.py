@@ -20,8 +20,8 @@ class FitConfig:
         momentum: Adam's β1, of both players. Where a critic plays, its momentum overshoots: 0.5
             trains the four-point toy at rates at which 0.9 diverges (``docs/findings/toys.md``).
         final_rate: The rate of model and posterior falls along a cosine to this share of its peak.
-        critic_final_rate: That of critic and contrast to this one. Where it falls as low as the
-            others', the critic ends behind a posterior that bends until late
+        critic_final_rate: The rate of critic and contrast falls to this share. One as low as the
+            others' leaves the critic behind a posterior that bends until late
             (``docs/findings/sensitivity.md``).
         critic_steps: Critic updates a model update.
         critic_warmup: Steps in which only critic and contrast learn.
