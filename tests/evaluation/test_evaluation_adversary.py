@@ -87,7 +87,7 @@ def test_sound_adversary_has_no_part_at_fault():
 def test_undertrained_critic_is_named_and_measured(undertrained):
     assert undertrained.fault == "critic lags"
     assert undertrained.sentence.startswith("The critic lags: the critic's ELBO is 0.")
-    assert undertrained.sentence.endswith("or critic_steps, or lower learning_rate.")
+    assert undertrained.sentence.endswith("or critic_final_rate, or lower learning_rate.")
     assert within(undertrained.too_high, DIVERGENCE, 0.1)
     assert within(undertrained.misfit, 0.0, 0.01)
     # At T = 0 the logistic loss is 2 log 2, and training on brings it towards the best.
