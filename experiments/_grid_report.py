@@ -171,7 +171,7 @@ def picture(summaries: dict[str, Summary], path: Path) -> None:
     figure.suptitle(
         "Nats below the best cell; × where runs failed; a frame round the default", fontsize=9
     )
-    figure.savefig(path, dpi=130)
+    figure.savefig(path, dpi=130, bbox_inches="tight")
     plt.close(figure)
 
 
