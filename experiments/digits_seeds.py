@@ -64,7 +64,7 @@ class Config:
 
     @property
     def command(self) -> str:
-        """What regenerates the table, seeds aside."""
+        """What regenerates the table, seeds and methods aside."""
         options = (f" --fit.{k.replace('_', '-')} {v:g}" for k, v in self.changes.items())
         return "python -m experiments.digits_seeds" + "".join(options)
 
@@ -156,10 +156,11 @@ def main(config: Config) -> None:
             write_json(path, results)
             told = {k: v for k, v in runs[-1].items() if k != "verdict"}
             print(name, told, flush=True)
+    seeds = ", ".join(str(run["seed"]) for run in results[config.methods[0]])
     text = (
         f"# Seeds of `avb_adaptive`: digits\n\n`{config.command}`; "
-        "nats per datum, median and range over seeds; ELBO by fresh critics, of the Gaussian VAE "
-        "exact, on 50 validation images, log p(x) on 300; what it takes to succeed is in the "
+        f"nats per datum, median and range over seeds ({seeds}); ELBO by fresh critics, of the "
+        "Gaussian VAE exact, on 50 validation images, log p(x) on 300; what it takes to succeed is in the "
         "command's docstring.\n\n" + table(results)
     )
     path.with_suffix(".md").write_text(text)
