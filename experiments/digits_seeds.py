@@ -160,8 +160,8 @@ def main(config: Config) -> None:
     text = (
         f"# Seeds of `avb_adaptive`: digits\n\n`{config.command}`; "
         f"nats per datum, median and range over seeds ({seeds}); ELBO by fresh critics, of the "
-        "Gaussian VAE exact, on 50 validation images, log p(x) on 300; what it takes to succeed is in the "
-        "command's docstring.\n\n" + table(results)
+        "Gaussian VAE exact, on 50 validation images, log p(x) on 300; what it takes to succeed "
+        "is in the command's docstring.\n\n" + table(results)
     )
     path.with_suffix(".md").write_text(text)
     print(text)
