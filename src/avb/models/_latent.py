@@ -6,10 +6,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
+from jaxtyping import Array, Float
 
 from avb._check import expect_equal
 from avb._types import Datum, Key, Latent, Scalar, Shape
 from avb.models._likelihood import AbstractLikelihood
+from avb.nets._rows import over_rows
 
 
 def standard_normal(latent_dim: int) -> dist.Distribution:
@@ -61,6 +63,12 @@ class LatentVariableModel(eqx.Module):
     def log_likelihood(self, x: Datum, z: Latent) -> Scalar:
         """Log p(x|z), summed over the datum's elements, in nats."""
         return self.likelihood.log_prob(self.decoder(z), x)
+
+    def log_likelihoods(
+        self, x: Float[Array, "n ..."], z: Float[Array, "n d"]
+    ) -> Float[Array, " n"]:
+        """Log p(x|z) of n data, each with its own latent vector, in nats."""
+        return jax.vmap(self.likelihood.log_prob)(over_rows(self.decoder)(z), x)
 
     def log_joint(self, x: Datum, z: Latent) -> Scalar:
         """Log p(x, z), in nats."""

@@ -35,44 +35,49 @@ def _half(size: int) -> int:
     return -(-size // BLOCK)
 
 
-def _to_blocks(image: Float[Array, "h w c"]) -> Float[Array, "h2 w2 4c"]:
+def _to_blocks(images: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 4c"]:
     """2×2 blocks of pixels as channels, one pixel of zeros around the image; one more each way."""
-    height, width, channels = image.shape
+    count, height, width, channels = images.shape
     rows, columns = _half(height) + 1, _half(width) + 1
-    padding = ((1, BLOCK * rows - height - 1), (1, BLOCK * columns - width - 1), (0, 0))
-    blocks = jnp.pad(image, padding).reshape(rows, BLOCK, columns, BLOCK, channels)
-    return jnp.moveaxis(blocks, 2, 1).reshape(rows, columns, BLOCK**2 * channels)
+    around = ((0, 0), (1, BLOCK * rows - height - 1), (1, BLOCK * columns - width - 1), (0, 0))
+    blocks = jnp.pad(images, around).reshape(count, rows, BLOCK, columns, BLOCK, channels)
+    return jnp.moveaxis(blocks, 3, 2).reshape(count, rows, columns, BLOCK**2 * channels)
 
 
 def _from_blocks(
-    blocks: Float[Array, "h w 4c"], height: int, width: int
-) -> Float[Array, "h2 w2 c"]:
+    blocks: Float[Array, "n h w 4c"], height: int, width: int
+) -> Float[Array, "n h2 w2 c"]:
     """The inverse of :func:`_to_blocks`, cut to a stated height and width."""
-    rows, columns, depth = blocks.shape
+    count, rows, columns, depth = blocks.shape
     channels = depth // BLOCK**2
-    split = jnp.moveaxis(blocks.reshape(rows, columns, BLOCK, BLOCK, channels), 2, 1)
-    pixels = split.reshape(BLOCK * rows, BLOCK * columns, channels)
-    return pixels[1 : 1 + height, 1 : 1 + width]
+    split = jnp.moveaxis(blocks.reshape(count, rows, columns, BLOCK, BLOCK, channels), 3, 2)
+    pixels = split.reshape(count, BLOCK * rows, BLOCK * columns, channels)
+    return pixels[:, 1 : 1 + height, 1 : 1 + width]
 
 
-def _convolve(linear: eqx.nn.Linear, image: Float[Array, "h w c"]) -> Float[Array, "h1 w1 o"]:
+def _convolve(linear: eqx.nn.Linear, images: Float[Array, "n h w c"]) -> Float[Array, "n h1 w1 o"]:
     """A linear map of each 2×2 neighbourhood: one row and one column fewer."""
     assert linear.bias is not None
-    height, width = image.shape[0] - 1, image.shape[1] - 1
-    slices = [image[i : i + height, j : j + width] for i in range(KERNEL) for j in range(KERNEL)]
-    return jnp.concatenate(slices, axis=-1) @ linear.weight.T + linear.bias[None, None, :]
+    height, width = images.shape[1] - 1, images.shape[2] - 1
+    around = [(i, j) for i in range(KERNEL) for j in range(KERNEL)]
+    slices = [images[:, i : i + height, j : j + width] for i, j in around]
+    neighbourhoods = jnp.concatenate(slices, axis=-1)
+    # A matrix, since XLA's CPU code transposes what it sums over more than one axis of.
+    matrix = neighbourhoods.reshape(-1, neighbourhoods.shape[-1])
+    out = matrix @ linear.weight.T + linear.bias[None]
+    return out.reshape(*neighbourhoods.shape[:-1], -1)
 
 
 class _Conv(eqx.Module):
-    """A 4×4 convolution of stride 2, ``(h, w, c)`` to ``(⌈h/2⌉, ⌈w/2⌉, out)``."""
+    """A 4×4 convolution of stride 2, ``(n, h, w, c)`` to ``(n, ⌈h/2⌉, ⌈w/2⌉, out)``."""
 
     linear: eqx.nn.Linear
 
     def __init__(self, channels: int, out: int, *, key: Key):
         self.linear = eqx.nn.Linear(KERNEL**2 * BLOCK**2 * channels, out, key=key)
 
-    def __call__(self, image: Float[Array, "h w c"]) -> Float[Array, "h2 w2 o"]:
-        return _convolve(self.linear, _to_blocks(image))
+    def __call__(self, images: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 o"]:
+        return _convolve(self.linear, _to_blocks(images))
 
 
 class _TransposedConv(eqx.Module):
@@ -87,8 +92,8 @@ class _TransposedConv(eqx.Module):
         self.height = height
         self.width = width
 
-    def __call__(self, image: Float[Array, "h w c"]) -> Float[Array, "h2 w2 o"]:
-        padded = jnp.pad(image, ((1, 1), (1, 1), (0, 0)))
+    def __call__(self, images: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 o"]:
+        padded = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
         return _from_blocks(_convolve(self.linear, padded), self.height, self.width)
 
 
@@ -136,10 +141,14 @@ class ConvEncoder(eqx.Module):
 
     def __call__(self, x: Datum) -> Features:
         """Features of shape ``(width,)`` of one image."""
-        hidden = (x.reshape(self.image_shape) - self.shift) / self.scale
+        return self.of_rows(x[None])[0]
+
+    def of_rows(self, x: Float[Array, "n ..."]) -> Float[Array, "n f"]:
+        """Features of shape ``(n, width)`` of n images."""
+        hidden = (x.reshape(-1, *self.image_shape) - self.shift) / self.scale
         for convolution in self.convolutions:
             hidden = jax.nn.silu(convolution(hidden))
-        return jax.nn.silu(self.dense(jnp.ravel(hidden)))
+        return jax.nn.silu(jax.vmap(self.dense)(hidden.reshape(len(x), -1)))
 
 
 class ConvDecoder(eqx.Module):
@@ -197,11 +206,14 @@ class ConvDecoder(eqx.Module):
 
     def __call__(self, z: Latent) -> Float[Array, "..."]:
         """Unbounded likelihood parameters of shape ``out_shape``."""
-        hidden = self.dense(z).reshape(self.seed_shape)
+        return self.of_rows(z[None])[0]
+
+    def of_rows(self, z: Float[Array, "n d"]) -> Float[Array, "n ..."]:
+        """Those of n latent vectors, of shape ``(n, *out_shape)``."""
+        hidden = jax.vmap(self.dense)(z).reshape(-1, *self.seed_shape)
         for convolution in self.convolutions[:-1]:
             hidden = jax.nn.silu(convolution(hidden))
-        image = self.convolutions[-1](hidden)
-        height, columns, _ = image.shape
-        parameters = self.out_shape[0]
-        split = image.reshape(height, columns, parameters, -1)
-        return jnp.moveaxis(split, 2, 0).reshape(self.out_shape)
+        images = self.convolutions[-1](hidden)
+        count, height, columns, _ = images.shape
+        split = images.reshape(count, height, columns, self.out_shape[0], -1)
+        return jnp.moveaxis(split, 3, 1).reshape(count, *self.out_shape)
