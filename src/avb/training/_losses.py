@@ -5,6 +5,8 @@ constant where the ELBO is evaluated ("sticking the landing", Roeder, Wu & Duven
 which is unbiased because E_q[∇_φ log q(z|x)] = 0, and has zero variance where q is exact.
 """
 
+from collections.abc import Callable
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -15,6 +17,7 @@ from avb._method import Method
 from avb._types import Key, Scalar
 from avb.contrasts import AbstractContrast, SelfContrast
 from avb.densities import GaussianMixture
+from avb.nets._rows import over_rows
 from avb.posteriors import (
     AbstractPosterior,
     AbstractTractablePosterior,
@@ -66,8 +69,8 @@ def total_loss(method: Method, x: Data, key: Key, beta: Scalar) -> tuple[Scalar,
         The loss and the terms, in nats per datum.
     """
     if isinstance(method.contrast, SelfContrast):
-        return _semi_implicit(method, x, jax.vmap(method.posterior.encoder)(x), key, beta)
-    features = jax.vmap(method.posterior.encoder)(x)
+        return _semi_implicit(method, x, over_rows(method.posterior.encoder)(x), key, beta)
+    features = over_rows(method.posterior.encoder)(x)
     if method.critic is None:
         return _exact(method, x, features, key, beta)
     return _adversarial(method, x, features, key, beta)
@@ -91,26 +94,35 @@ def drawn(
     method: Method, features: Float[Array, "n f"], key: Key, *, times: int = 1
 ) -> Float[Array, "r d"]:
     """So many times ``posterior_draws`` draws of each datum's posterior, a row each."""
-    rows = repeated(features, method.posterior_draws * times)
-    return jax.vmap(method.posterior.draw)(rows, jax.random.split(key, len(rows)))
+    count = method.posterior_draws * times
+    keys = jax.random.split(key, len(features) * count)
+    return jax.vmap(method.posterior.draw)(repeated(features, count), keys)
 
 
-def _elbo(
+# From rows of z, as many of each datum, to log r(z|x) and T(x, z) of each. The parameters of both
+# are constants: what gradient there is goes through z.
+LogDensity = Callable[[Float[Array, "r d"]], tuple[Float[Array, " r"], Float[Array, " r"]]]
+
+
+def _model_loss(
     method: Method,
     x: Data,
+    features: Float[Array, "n f"],
     z: Float[Array, "r d"],
-    log_contrast: Float[Array, " r"],
-    critic: Float[Array, " r"],
+    log_density: LogDensity,
     beta: Scalar,
     critic_loss: Scalar,
+    key: Key,
 ) -> tuple[Scalar, Terms]:
-    """The model's loss and all terms, from as many posterior draws of each datum, a row each."""
+    """The model's loss and all terms, from the draws that :func:`drawn` makes with the key."""
+    if method.importance_samples > 1:
+        z = lax.stop_gradient(z)
     # Rows, not draws within data: XLA's CPU code transposes the products of nested batches.
-    rows = repeated(x, len(z) // len(x))
-    log_likelihoods = jax.vmap(method.model.log_likelihood)(rows, z)
+    log_likelihoods = method.model.log_likelihoods(repeated(x, len(z) // len(x)), z)
     log_priors = jax.vmap(method.model.log_prior)(z)
+    log_r, critic = log_density(z)
     log_likelihood, log_prior = jnp.mean(log_likelihoods), jnp.mean(log_priors)
-    mean_contrast, mean_critic = jnp.mean(log_contrast), jnp.mean(critic)
+    mean_contrast, mean_critic = jnp.mean(log_r), jnp.mean(critic)
     divergence = mean_contrast + mean_critic - log_prior
     terms = Terms(
         elbo=log_likelihood - divergence,
@@ -123,9 +135,8 @@ def _elbo(
     )
     if method.importance_samples == 1:
         return beta * divergence - log_likelihood, terms
-    log_density = log_contrast + critic
-    log_weights = lax.stop_gradient(log_likelihoods + beta * (log_priors - log_density))
-    return -_weighted_bound(method, rows, z, log_density, log_weights, beta), terms
+    log_weights = log_likelihoods + beta * (log_priors - log_r - critic)
+    return -_weighted_bound(method, x, features, log_weights, log_density, beta, key), terms
 
 
 @jax.custom_vjp
@@ -143,30 +154,37 @@ _slowed.defvjp(
 def _weighted_bound(
     method: Method,
     x: Data,
-    z: Float[Array, "r d"],
-    log_density: Float[Array, " r"],
+    features: Float[Array, "n f"],
     log_weights: Float[Array, " r"],
+    log_density: LogDensity,
     beta: Scalar,
+    key: Key,
 ) -> Scalar:
     """The bound of Burda, Grosse & Salakhutdinov (2016), https://arxiv.org/abs/1509.00519, eq. 8.
 
-    Its gradient for the posterior is that through z alone, weighted by the square of the weights
-    (Tucker, Lawson, Gu & Maddison 2019, https://arxiv.org/abs/1810.04152): the derivative
-    of log q by q's parameters, which an implicit posterior has not, does not appear in it.
+    Its gradient for the model is a mean over the draws by their weights, and that for the
+    posterior, through z alone, one by the squares of the weights (Tucker, Lawson, Gu & Maddison
+    2019, https://arxiv.org/abs/1810.04152): the derivative of log q by q's parameters, which an
+    implicit posterior has not, does not appear in it. Both are means over one draw chosen by its
+    weight, the latter with the weight as a factor, so that a single draw goes back through the
+    networks, and the others forwards only.
     """
-
-    def weighted(weights, log_ratio):
-        return jnp.mean(jnp.sum(weights * log_ratio.reshape(weights.shape), axis=1))
-
-    log_weights = log_weights.reshape(-1, method.importance_samples)
-    weights = jax.nn.softmax(log_weights, axis=1)
-    # One pass back through the model for both: its weight is z's, but for one more factor.
-    z = _slowed(z, weights.reshape(-1, 1))
-    log_joint = jax.vmap(method.model.log_likelihood)(x, z)
+    count = len(log_weights)
+    log_weights = lax.stop_gradient(log_weights).reshape(-1, method.importance_samples)
+    log_total = jax.nn.logsumexp(log_weights, axis=1)
+    chosen = jax.random.categorical(jax.random.fold_in(key, 2), log_weights, axis=1)
+    log_weight = jnp.take_along_axis(log_weights, chosen[:, None], axis=1)[:, 0]
+    weight = jnp.exp(log_weight - log_total)
+    rows = jnp.arange(len(chosen)) * method.importance_samples + chosen
+    features = repeated(features, method.posterior_draws)
+    z = jax.vmap(method.posterior.draw)(features, jax.random.split(key, count)[rows])
+    # One pass back through the model for both players: z's gradient has one factor more.
+    z = _slowed(z, weight[:, None])
+    log_r, critic = log_density(z)
+    log_joint = method.model.log_likelihoods(repeated(x, method.posterior_draws), z)
     log_joint += beta * jax.vmap(method.model.log_prior)(z)
-    climbed = weighted(weights, log_joint) - beta * weighted(weights**2, log_density)
-    count = jnp.log(float(method.importance_samples))
-    bound = jnp.mean(jax.nn.logsumexp(log_weights, axis=1) - count)
+    climbed = jnp.mean(log_joint - beta * weight * (log_r + critic))
+    bound = jnp.mean(log_total) - jnp.log(float(method.importance_samples))
     return bound + climbed - lax.stop_gradient(climbed)
 
 
@@ -175,10 +193,13 @@ def _exact(method, x, features, key, beta) -> tuple[Scalar, Terms]:
     assert isinstance(posterior, AbstractTractablePosterior)
     z = drawn(method, features, key, times=method.importance_samples)
     frozen = stop(posterior)
-    rows = repeated(lax.stop_gradient(features), len(z) // len(x))
-    log_q = jax.vmap(lambda f, z: frozen.density(f).log_prob(z))(rows, z)
-    zero = jnp.zeros(())
-    return _elbo(method, x, z, log_q, jnp.zeros_like(log_q), beta, zero)
+
+    def log_density(z):
+        rows = repeated(lax.stop_gradient(features), len(z) // len(x))
+        log_q = jax.vmap(lambda f, z: frozen.density(f).log_prob(z))(rows, z)
+        return log_q, jnp.zeros_like(log_q)
+
+    return _model_loss(method, x, features, z, log_density, beta, jnp.zeros(()), key)
 
 
 def _semi_implicit(method, x, features, key, beta) -> tuple[Scalar, Terms]:
@@ -211,7 +232,11 @@ def _semi_implicit(method, x, features, key, beta) -> tuple[Scalar, Terms]:
 
     log_r = jax.vmap(log_mixture)(lax.stop_gradient(features), stop(conditionals), z).ravel()
     z = z.reshape(-1, posterior.latent_dim)
-    return _elbo(method, x, z, log_r, jnp.zeros_like(log_r), beta, jnp.zeros(()))
+
+    def log_density(_):
+        return log_r, jnp.zeros_like(log_r)
+
+    return _model_loss(method, x, features, z, log_density, beta, jnp.zeros(()), key)
 
 
 class Contest(eqx.Module):
@@ -314,14 +339,19 @@ def _adversarial(method, x, features, key, beta) -> tuple[Scalar, Terms]:
     met = contest(method, x, features, z[::k], key_contest)
     loss, critic_loss = adversary_loss(method, met)
     frozen = stop(method.critic)
+    axes = method.contrast.density_axes
+    offset = lax.stop_gradient(offset_of(method, met.on_contrast))
 
-    def through_z(density, seen, z):
+    def of_draw(density, seen, z):
         return density.log_prob(z), frozen.evaluate(seen, density.whiten(z))
 
-    axes = method.contrast.density_axes
-    densities = repeated(met.densities, k, axes)
-    seen = repeated(lax.stop_gradient(met.seen), k)
-    log_r, critic = jax.vmap(through_z, in_axes=(axes, 0, 0))(densities, seen, z)
-    critic = critic - lax.stop_gradient(offset_of(method, met.on_contrast))
-    model_loss, terms = _elbo(method, x, z, log_r, critic, beta, lax.stop_gradient(critic_loss))
+    def log_density(z):
+        times = len(z) // len(met.seen)
+        densities = repeated(met.densities, times, axes)
+        seen = repeated(lax.stop_gradient(met.seen), times)
+        log_r, critic = jax.vmap(of_draw, in_axes=(axes, 0, 0))(densities, seen, z)
+        return log_r, critic - offset
+
+    held = lax.stop_gradient(critic_loss)
+    model_loss, terms = _model_loss(method, x, features, z, log_density, beta, held, key_z)
     return model_loss + loss, terms

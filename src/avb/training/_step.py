@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Int32, PyTree
 from avb._compiling import optimised
 from avb._method import Method
 from avb._types import Key, Scalar
+from avb.nets._rows import over_rows
 from avb.training._batches import DeviceData
 from avb.training._config import FitConfig
 from avb.training._guard import part_at_fault, squared_norm
@@ -117,7 +118,7 @@ def _critic_step(
 ) -> tuple[Method, PyTree]:
     """One more critic update on the same data, with fresh draws from q and r."""
     key_z, key_contest = jax.random.split(key)
-    features = jax.vmap(method.posterior.encoder)(x)
+    features = over_rows(method.posterior.encoder)(x)
     z = drawn(method, features, key_z)
 
     def loss(method: Method) -> Scalar:
