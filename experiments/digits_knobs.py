@@ -59,6 +59,12 @@ CHANGES = {
     "critic_final_rate": Change(
         "`critic_final_rate` 0.05 instead of 0.3", {"critic_final_rate": 0.05}
     ),
+    "rate_2": Change("`learning_rate` 2e-3 instead of 1e-3", {"learning_rate": 2e-3}),
+    "rates_2": Change(
+        "the same, `critic_learning_rate` 4e-3 instead of 2e-3",
+        {"learning_rate": 2e-3, "critic_learning_rate": 4e-3},
+    ),
+    "rate_4": Change("`learning_rate` 4e-3 instead of 1e-3", {"learning_rate": 4e-3}),
     "critic_constant": Change("`critic_final_rate` 1 instead of 0.3", {"critic_final_rate": 1.0}),
 }
 

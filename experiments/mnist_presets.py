@@ -32,6 +32,7 @@ WITH_NOISE_NETWORK = ("sivi", "avb", "avb_adaptive", "avb_self")
 WITH_CRITIC = ("avb", "avb_adaptive", "avb_self")
 ON_THE_ELBO = ("gaussian_vae", "sivi")
 FORMER_FINAL_RATE = 0.05
+FORMER_RATES = (1e-3, 2e-3)
 METHODS = ("gaussian_vae", "sivi", "avb_adaptive", "avb_self", "flow_vae", "avb", "iwae")
 
 
@@ -54,6 +55,8 @@ class Config:
         epochs: Epochs of each run.
         kl_warmup: Epochs over which the weight of log p(z) − log q(z|x) rises from 0 to 1; the
             library's default where it is not given.
+        learning_rate: That of ``FitConfig``. Kept results are of 1e-3 unless their names tell.
+        critic_learning_rate: The same for 2e-3.
         critic_final_rate: That of ``FitConfig``. Kept results are of 0.05, the default of the time,
             unless their names tell another.
         seeds: Seeds of each method.
@@ -74,6 +77,8 @@ class Config:
     importance_samples: int | None = None
     epochs: int = 30
     kl_warmup: float | None = None
+    learning_rate: float = avb.FitConfig.learning_rate
+    critic_learning_rate: float = avb.FitConfig.critic_learning_rate
     critic_final_rate: float = avb.FitConfig.critic_final_rate
     seeds: tuple[int, ...] = (0, 1, 2)
     methods: tuple[str, ...] = METHODS
@@ -91,16 +96,21 @@ class Config:
     @property
     def variation(self) -> str:
         """What is not the library's default of some methods, as part of a file's name."""
-        return self._noise_sizes + self._weights + self._final_rate
+        return self._noise_sizes + self._weights + self._rate + self._critic_rates
 
     @property
     def _weights(self) -> str:
         return "" if self.importance_samples is None else f"_iw{self.importance_samples}"
 
     @property
-    def _final_rate(self) -> str:
-        changed = self.critic_final_rate != FORMER_FINAL_RATE
-        return f"_final{self.critic_final_rate:g}" if changed else ""
+    def _rate(self) -> str:
+        return "" if self.learning_rate == FORMER_RATES[0] else f"_rate{self.learning_rate:g}"
+
+    @property
+    def _critic_rates(self) -> str:
+        rate, share = self.critic_learning_rate, self.critic_final_rate
+        changed = "" if rate == FORMER_RATES[1] else f"_critic{rate:g}"
+        return changed + ("" if share == FORMER_FINAL_RATE else f"_final{share:g}")
 
     @property
     def _noise_sizes(self) -> str:
@@ -113,15 +123,17 @@ class Config:
         """Of a run and its results, within the folder of those of the same networks."""
         sizes = self._noise_sizes if method in WITH_NOISE_NETWORK else ""
         weights = "" if method in ON_THE_ELBO else self._weights
-        final_rate = self._final_rate if method in WITH_CRITIC else ""
-        return f"{method}{sizes}{weights}{final_rate}-{seed}"
+        rates = self._rate + (self._critic_rates if method in WITH_CRITIC else "")
+        return f"{method}{sizes}{weights}{rates}-{seed}"
 
     @property
     def fit_config(self) -> avb.FitConfig:
-        """The library's settings of training but for epochs and warm-up."""
+        """The library's settings of training but for epochs, warm-up and rates."""
         return avb.FitConfig(
             epochs=self.epochs,
             kl_warmup=self.kl_warmup,
+            learning_rate=self.learning_rate,
+            critic_learning_rate=self.critic_learning_rate,
             critic_final_rate=self.critic_final_rate,
         )
 
