@@ -52,6 +52,7 @@ class Config:
         noise_reach: How far that of an implicit posterior may move a draw, in its scales.
         importance_samples: Draws in the importance-weighted bound that is climbed, of all methods
             but gaussian_vae and sivi; the library's default where it is not given.
+        gradient_draws: How many of those draws go back through the networks; by default all.
         epochs: Epochs of each run.
         kl_warmup: Epochs over which the weight of log p(z) − log q(z|x) rises from 0 to 1; the
             library's default where it is not given.
@@ -75,6 +76,7 @@ class Config:
     noise_depth: int | None = None
     noise_reach: float | None = None
     importance_samples: int | None = None
+    gradient_draws: int | None = None
     epochs: int = 30
     kl_warmup: float | None = None
     learning_rate: float = avb.FitConfig.learning_rate
@@ -100,7 +102,8 @@ class Config:
 
     @property
     def _weights(self) -> str:
-        return "" if self.importance_samples is None else f"_iw{self.importance_samples}"
+        back = "" if self.gradient_draws is None else f"_back{self.gradient_draws}"
+        return "" if self.importance_samples is None else f"_iw{self.importance_samples}{back}"
 
     @property
     def _rate(self) -> str:
@@ -156,6 +159,7 @@ def train(config: Config, method: str, seed: int, run_dir: Path) -> None:
             noise_depth=config.noise_depth,
             noise_reach=config.noise_reach,
             importance_samples=None if method in ON_THE_ELBO else config.importance_samples,
+            gradient_draws=None if method in ON_THE_ELBO else config.gradient_draws,
             fit=config.fit_config,
         )
         result = avb.train_run(run_config, run_dir)

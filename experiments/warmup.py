@@ -117,10 +117,12 @@ def larger_noise_network(
     return avb.PRESETS["avb_adaptive"](larger, key=key)
 
 
-def weighted_adaptive(architecture: Architecture, *, key: Key) -> Method:
+def weighted_adaptive(
+    architecture: Architecture, *, gradient_draws: int | None = None, key: Key
+) -> Method:
     """`avb_adaptive` on the importance-weighted bound of 5 draws, as `iwae` has it."""
     method = avb.PRESETS["avb_adaptive"](architecture, key=key)
-    return dataclasses.replace(method, importance_samples=5)
+    return dataclasses.replace(method, importance_samples=5, gradient_draws=gradient_draws)
 
 
 def other_contrast(
@@ -278,6 +280,10 @@ VARIANTS = {
     "weighted": Variant(
         "implicit with a floor of 0.3 and a reach of 1, critic, weighted bound of 5 draws",
         weighted_adaptive,
+    ),
+    "weighted-one": Variant(
+        "the same, one of the 5 draws goes back",
+        functools.partial(weighted_adaptive, gradient_draws=1),
     ),
     "no-critic": Variant("implicit, T = 0", without_floor, STANDS_STILL),
 }

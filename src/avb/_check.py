@@ -15,3 +15,12 @@ def expect_positive(what: str, got: float) -> None:
     """Raise a ``ConfigError`` unless the value is a positive number."""
     if not got > 0:
         raise ConfigError(f"{what}: expected a positive number, got {got}")
+
+
+def expect_gradient_draws(got: int | None, importance_samples: int) -> None:
+    """Raise a ``ConfigError`` unless some but not all of the weighted draws are asked for."""
+    if got is not None and not 0 < got < importance_samples:
+        raise ConfigError(
+            "gradient_draws: expected at least 1 and fewer than importance_samples, "
+            f"got {got} of {importance_samples}"
+        )

@@ -4,7 +4,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from avb._check import expect_equal
+from avb._check import expect_equal, expect_gradient_draws
 from avb._errors import ConfigError
 from avb.contrasts import AbstractContrast, AnchoredSelfContrast, SelfContrast
 from avb.critics import AbstractCritic
@@ -44,6 +44,8 @@ class Method(eqx.Module):
         importance_samples: Draws in the importance-weighted bound; 1 gives the ELBO. With a
             critic, which learns from one of them alone, the weights are estimates. The model gains
             likelihood, and the posterior grows wider than the one nearest to p(z|x).
+        gradient_draws: How many of those draws go back through the networks, chosen by their
+            weights; by default all, by which the gradient is less noisy, and a step takes longer.
         contrast_draws: Draws of r a posterior draw for the critic.
         fit_draws: Draws of q a posterior draw that a learned contrast is fitted to, all but one of
             them for that alone: its parameters then follow q with less noise, and bear a higher
@@ -62,6 +64,7 @@ class Method(eqx.Module):
     critic: AbstractCritic | None = None
     objective: AbstractObjective | None = None
     importance_samples: int = eqx.field(static=True, default=1)
+    gradient_draws: int | None = eqx.field(static=True, default=None)
     contrast_draws: int = eqx.field(static=True, default=1)
     fit_draws: int = eqx.field(static=True, default=1)
     posterior_draws: int = eqx.field(static=True, default=1)
@@ -74,6 +77,7 @@ class Method(eqx.Module):
         for name in ("importance_samples", "contrast_draws", "fit_draws", "posterior_draws"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        expect_gradient_draws(self.gradient_draws, self.importance_samples)
         self._check_fit_draws()
         if self.critic is None:
             self._check_without_critic()

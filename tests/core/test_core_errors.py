@@ -89,6 +89,16 @@ METHODS = [
         "importance_samples: expected at least 1, got 0",
     ),
     Bad(
+        "draws that go back",
+        lambda m: Method(m, gaussian(), importance_samples=5, gradient_draws=5),
+        "gradient_draws: expected at least 1 and fewer than importance_samples, got 5 of 5",
+    ),
+    Bad(
+        "draws that go back without weights",
+        lambda m: Method(m, gaussian(), gradient_draws=1),
+        "gradient_draws: expected at least 1 and fewer than importance_samples, got 1 of 1",
+    ),
+    Bad(
         "contrast draws",
         lambda m: Method(m, gaussian(), contrast_draws=-1),
         "contrast_draws: expected at least 1, got -1",

@@ -116,9 +116,9 @@ def test_config_that_lacks_a_setting(run_dir: Path):
 
 def test_another_format(run_dir: Path):
     path = run_dir / "config.json"
-    path.write_text(json.dumps({"format": 12, "avb": "9.0"}))
+    path.write_text(json.dumps({"format": 13, "avb": "9.0"}))
     message = (
-        f"{run_dir} was written in format 12 by avb 9.0: expected format 7 to 11; use that "
+        f"{run_dir} was written in format 13 by avb 9.0: expected format 7 to 12; use that "
         "version of avb, or train again into another folder"
     )
     with refused(message):
@@ -129,7 +129,8 @@ def test_the_format_before_the_sizes_of_the_noise_network(run_dir: Path):
     path = run_dir / "config.json"
     document = json.loads(path.read_text())
     document["format"] = 7
-    for name in ("noise_width", "noise_depth", "noise_reach", "importance_samples"):
+    later = ("noise_width", "noise_depth", "noise_reach", "importance_samples", "gradient_draws")
+    for name in later:
         del document["config"][name]
     path.write_text(json.dumps(document))
     assert load_run(run_dir).record.config.noise_width is None

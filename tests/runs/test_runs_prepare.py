@@ -103,6 +103,9 @@ def test_values_that_the_likelihood_cannot_take(array, likelihood, message):
         resolve(RunConfig("toy", likelihood=likelihood), dataset(array))
 
 
+GRADIENT_DRAWS = "gradient_draws: expected at least 1 and fewer than importance_samples, "
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -119,6 +122,12 @@ def test_values_that_the_likelihood_cannot_take(array, likelihood, message):
             {"importance_samples": 5, "method": "sivi"},
             "importance_samples: expected 1 with sivi, got 5; use avb_self, whose critic learns "
             "what the weights need",
+        ),
+        ({"gradient_draws": 0, "importance_samples": 5}, GRADIENT_DRAWS + "got 0 of 5"),
+        ({"gradient_draws": 5, "importance_samples": 5}, GRADIENT_DRAWS + "got 5 of 5"),
+        (
+            {"gradient_draws": 1},
+            "gradient_draws without importance_samples: give both or neither",
         ),
         ({"network": "rnn"}, "network: expected one of mlp, conv, got 'rnn'"),
     ],

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from avb._architecture import Architecture, Likelihood, Network
+from avb._check import expect_gradient_draws
 from avb._errors import ConfigError
 from avb.data._mnist import MNIST_NAMES
 from avb.runs._methods import METHODS
@@ -34,6 +35,8 @@ class RunConfig:
         importance_samples: Posterior draws in the importance-weighted bound that training climbs
             in place of the ELBO, in any method but sivi; by default 5 in iwae, else 1. More gain
             likelihood and take longer.
+        gradient_draws: How many of those draws go back through the networks, chosen by their
+            weights; by default all. Fewer take less time a step, and noise is added.
         likelihood: By default bernoulli for uint8 data, poisson for counts, else normal.
         num_classes: Classes of the categorical likelihood.
         fit: How to train.
@@ -54,6 +57,7 @@ class RunConfig:
     noise_depth: int | None = None
     noise_reach: float | None = None
     importance_samples: int | None = None
+    gradient_draws: int | None = None
     likelihood: Likelihood | None = None
     num_classes: int = 256
     fit: FitConfig = dataclasses.field(default_factory=FitConfig)
@@ -71,6 +75,7 @@ class RunConfig:
         if self.num_classes < 2:
             raise ConfigError(f"num_classes: expected at least 2, got {self.num_classes}")
         self._check_importance_samples()
+        self._check_gradient_draws()
         # Refused now rather than once the data are loaded.
         self.architecture((1,), likelihood=self.likelihood or "normal")
 
@@ -86,6 +91,12 @@ class RunConfig:
                 f"importance_samples: expected 1 with sivi, got {self.importance_samples}; use "
                 "avb_self, whose critic learns what the weights need"
             )
+
+    def _check_gradient_draws(self) -> None:
+        if self.importance_samples is not None:
+            expect_gradient_draws(self.gradient_draws, self.importance_samples)
+        elif self.gradient_draws is not None:
+            raise ConfigError("gradient_draws without importance_samples: give both or neither")
 
     def architecture(
         self,

@@ -13,9 +13,10 @@ from avb.runs._config import RunConfig, config_from_json
 from avb.runs._folder import CONFIG, write_json
 from avb.runs._prepare import HELD_OUT_SEEDS, Resolved
 
-FORMAT = 11
+FORMAT = 12
 # Format 7 lacks the sizes of the noise network, 8 its reach, 9 the number of importance samples,
-# which were then the defaults, and 10 the critic's final rate, which was then the model's.
+# which were then the defaults, 10 the critic's final rate, which was then the model's, and 11 the
+# number of draws that go back, which was all.
 READABLE = range(7, FORMAT + 1)
 
 

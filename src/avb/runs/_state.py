@@ -40,8 +40,10 @@ def _build(record: RunRecord, key: Key) -> Method:
 def _method(record: RunRecord, *, key: Key) -> Method:
     """The preset, with what the configuration changes of it."""
     method = PRESETS[record.config.method](record.architecture, key=key)
-    samples = record.config.importance_samples
-    return method if samples is None else dataclasses.replace(method, importance_samples=samples)
+    samples, draws = record.config.importance_samples, record.config.gradient_draws
+    if samples is None:
+        return method
+    return dataclasses.replace(method, importance_samples=samples, gradient_draws=draws)
 
 
 def initial_state(record: RunRecord) -> State:

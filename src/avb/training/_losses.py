@@ -165,25 +165,31 @@ def _weighted_bound(
     Its gradient for the model is a mean over the draws by their weights, and that for the
     posterior, through z alone, one by the squares of the weights (Tucker, Lawson, Gu & Maddison
     2019, https://arxiv.org/abs/1810.04152): the derivative of log q by q's parameters, which an
-    implicit posterior has not, does not appear in it. Both are means over one draw chosen by its
-    weight, the latter with the weight as a factor, so that a single draw goes back through the
-    networks, and the others forwards only.
+    implicit posterior has not, does not appear in it. With ``gradient_draws`` both are taken at
+    that many draws, chosen by their weights, and the others do not go back through the networks.
     """
-    count = len(log_weights)
+    keys = jax.random.split(key, len(log_weights))
     log_weights = lax.stop_gradient(log_weights).reshape(-1, method.importance_samples)
     log_total = jax.nn.logsumexp(log_weights, axis=1)
-    chosen = jax.random.categorical(jax.random.fold_in(key, 2), log_weights, axis=1)
-    log_weight = jnp.take_along_axis(log_weights, chosen[:, None], axis=1)[:, 0]
-    weight = jnp.exp(log_weight - log_total)
-    rows = jnp.arange(len(chosen)) * method.importance_samples + chosen
-    features = repeated(features, method.posterior_draws)
-    z = jax.vmap(method.posterior.draw)(features, jax.random.split(key, count)[rows])
+    weights = jnp.exp(log_weights - log_total[:, None])
+    if method.gradient_draws is None:
+        times, shares = method.importance_samples, weights.ravel()
+    else:
+        times, shares = method.gradient_draws, 1.0 / method.gradient_draws
+        key_chosen, shape = jax.random.fold_in(key, 2), (times, len(weights))
+        chosen = jax.random.categorical(key_chosen, log_weights, axis=1, shape=shape).T
+        weights = jnp.take_along_axis(weights, chosen, axis=1)
+        first = method.importance_samples * jnp.arange(len(weights))
+        keys = keys[(first[:, None] + chosen).ravel()]
+    weights = weights.ravel()
+    times *= method.posterior_draws
+    z = jax.vmap(method.posterior.draw)(repeated(features, times), keys)
     # One pass back through the model for both players: z's gradient has one factor more.
-    z = _slowed(z, weight[:, None])
+    z = _slowed(z, weights[:, None])
     log_r, critic = log_density(z)
-    log_joint = method.model.log_likelihoods(repeated(x, method.posterior_draws), z)
+    log_joint = method.model.log_likelihoods(repeated(x, times), z)
     log_joint += beta * jax.vmap(method.model.log_prior)(z)
-    climbed = jnp.mean(log_joint - beta * weight * (log_r + critic))
+    climbed = jnp.sum(shares * (log_joint - beta * weights * (log_r + critic))) / len(log_total)
     bound = jnp.mean(log_total) - jnp.log(float(method.importance_samples))
     return bound + climbed - lax.stop_gradient(climbed)
 
