@@ -36,17 +36,21 @@ DATA = 20_000
 CONFIG = avb.FitConfig(epochs=1000)
 
 
-def weighted(name: str) -> Callable[..., avb.Method]:
+def weighted(name: str, gradient_draws: int | None = None) -> Callable[..., avb.Method]:
     """The preset on the importance-weighted bound of 5 draws."""
 
     def preset(architecture: avb.Architecture, *, key: Key) -> avb.Method:
         method = avb.PRESETS[name](architecture, key=key)
-        return dataclasses.replace(method, importance_samples=5)
+        return dataclasses.replace(method, importance_samples=5, gradient_draws=gradient_draws)
 
     return preset
 
 
-METHODS = avb.PRESETS | {f"{name}_iw5": weighted(name) for name in ("flow_vae", "avb_adaptive")}
+METHODS = avb.PRESETS | {
+    f"{name}_iw5{suffix}": weighted(name, draws)
+    for name in ("flow_vae", "avb_adaptive")
+    for suffix, draws in (("", None), ("_back1", 1))
+}
 
 _DEFINITION = re.compile(r"%?([\w.\-]+) = (?:f32|bf16|f16)\[([\d,]*)\]")
 _DOT = re.compile(
