@@ -32,7 +32,8 @@ WITH_NOISE_NETWORK = ("sivi", "avb", "avb_adaptive", "avb_self")
 WITH_CRITIC = ("avb", "avb_adaptive", "avb_self")
 ON_THE_ELBO = ("gaussian_vae", "sivi")
 FORMER_FINAL_RATE = 0.05
-FORMER_RATES = (1e-3, 2e-3)
+# Adam's, of results whose names tell none.
+KEPT_RATES = (1e-3, 2e-3)
 METHODS = ("gaussian_vae", "sivi", "avb_adaptive", "avb_self", "flow_vae", "avb", "iwae")
 
 
@@ -107,12 +108,12 @@ class Config:
 
     @property
     def _rate(self) -> str:
-        return "" if self.learning_rate == FORMER_RATES[0] else f"_rate{self.learning_rate:g}"
+        return "" if self.learning_rate == KEPT_RATES[0] else f"_rate{self.learning_rate:g}"
 
     @property
     def _critic_rates(self) -> str:
         rate, share = self.critic_learning_rate, self.critic_final_rate
-        changed = "" if rate == FORMER_RATES[1] else f"_critic{rate:g}"
+        changed = "" if rate == KEPT_RATES[1] else f"_critic{rate:g}"
         return changed + ("" if share == FORMER_FINAL_RATE else f"_final{share:g}")
 
     @property

@@ -46,9 +46,6 @@ from experiments._standardised import standardised
 # Adam's steps have this size: over a whole run T moves by less than a millionth.
 STANDS_STILL = 1e-12
 DIAGNOSED = 50
-RATE = 1e-3
-CRITIC_RATE = FitConfig.critic_learning_rate
-CRITIC_FINAL_RATE = FitConfig.critic_final_rate
 
 
 def full_gaussian(architecture: Architecture, *, key: Key) -> Method:
@@ -181,14 +178,12 @@ class Variant:
         make: From an architecture and a key.
         critic_rate: Adam's peak rate of the critic.
         critic_final_rate: That of ``FitConfig``, as low as the model's but where it is compared.
-        rate: Adam's peak rate of model and posterior.
     """
 
     title: str
     make: Callable[..., Method]
     critic_rate: float = FitConfig.critic_learning_rate
     critic_final_rate: float = FitConfig.final_rate
-    rate: float = RATE
 
 
 def with_final_rate(share: float) -> Variant:
@@ -197,18 +192,6 @@ def with_final_rate(share: float) -> Variant:
         f"`avb_adaptive`, critic's final rate {share:g}",
         avb.PRESETS["avb_adaptive"],
         critic_final_rate=share,
-    )
-
-
-def with_rate(preset: str, rate: float, critic_rate: float = CRITIC_RATE) -> Variant:
-    """A preset at other rates of training."""
-    critic = f", critic's {critic_rate:g}" if preset == "avb_adaptive" else ""
-    return Variant(
-        f"`{preset}`, `learning_rate` {rate:g}{critic}",
-        avb.PRESETS[preset],
-        critic_rate,
-        CRITIC_FINAL_RATE,
-        rate,
     )
 
 
@@ -238,12 +221,6 @@ VARIANTS = {
     "critic-final-0.05": with_final_rate(0.05),
     "critic-final-0.3": with_final_rate(0.3),
     "critic-final-1": with_final_rate(1.0),
-    "diagonal-rate-2": with_rate("gaussian_vae", 2e-3),
-    "diagonal-rate-4": with_rate("gaussian_vae", 4e-3),
-    "rate-2": with_rate("avb_adaptive", 2e-3),
-    "rates-2": with_rate("avb_adaptive", 2e-3, 4e-3),
-    "rate-4": with_rate("avb_adaptive", 4e-3),
-    "rates-4": with_rate("avb_adaptive", 4e-3, 8e-3),
     "bend-256x3": Variant(
         "as the preset's, noise through 3 × 256 units, critic", larger_noise_network
     ),
@@ -337,7 +314,6 @@ def run(config: Config, dataset: avb.Dataset, variant: Variant, warmup: float, s
         config=FitConfig(
             epochs=config.epochs,
             kl_warmup=warmup,
-            learning_rate=variant.rate,
             critic_learning_rate=variant.critic_rate,
             critic_final_rate=variant.critic_final_rate,
         ),

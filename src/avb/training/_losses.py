@@ -176,7 +176,9 @@ def _weighted_bound(
         times, shares = method.importance_samples, weights.ravel()
     else:
         times, shares = method.gradient_draws, 1.0 / method.gradient_draws
-        key_chosen, shape = jax.random.fold_in(key, 2), (times, len(weights))
+        # None of the keys that draws are made with, as fold_in would give.
+        key_chosen = jax.random.split(key, len(keys) + 1)[-1]
+        shape = (times, len(weights))
         chosen = jax.random.categorical(key_chosen, log_weights, axis=1, shape=shape).T
         weights = jnp.take_along_axis(weights, chosen, axis=1)
         first = method.importance_samples * jnp.arange(len(weights))
