@@ -32,6 +32,8 @@ WITH_NOISE_NETWORK = ("sivi", "avb", "avb_adaptive", "avb_self")
 WITH_CRITIC = ("avb", "avb_adaptive", "avb_self")
 ON_THE_ELBO = ("gaussian_vae", "sivi")
 FORMER_FINAL_RATE = 0.05
+# Of results whose names tell none.
+KEPT_CHANNELS = (16, 32, 32)
 # Adam's, of results whose names tell none.
 KEPT_RATES = (1e-3, 2e-3)
 METHODS = ("gaussian_vae", "sivi", "avb_adaptive", "avb_self", "flow_vae", "avb", "iwae")
@@ -47,6 +49,7 @@ class Config:
         network: Fully connected, or convolutional.
         width: Units of each hidden layer.
         depth: Hidden layers of the fully connected networks.
+        channels: Of each convolution.
         noise_width: Units of each hidden layer between noise and draw, of methods that have such a
             network; the library's default where it is not given.
         noise_depth: Hidden layers of that network.
@@ -73,6 +76,7 @@ class Config:
     network: Literal["mlp", "conv"] = "mlp"
     width: int = 300
     depth: int = 2
+    channels: tuple[int, ...] = avb.RunConfig.channels
     noise_width: int | None = None
     noise_depth: int | None = None
     noise_reach: float | None = None
@@ -94,6 +98,8 @@ class Config:
         warmup = self.fit_config.kl_warmup_epochs
         network = "" if self.network == "mlp" else f"_{self.network}"
         sizes = "" if (self.width, self.depth) == (300, 2) else f"_n{self.width}x{self.depth}"
+        channels = "-".join(map(str, self.channels))
+        sizes += "" if self.channels == KEPT_CHANNELS else f"_c{channels}"
         return f"mnist_presets_d{self.latent_dim}_e{self.epochs}_w{warmup:g}{network}{sizes}"
 
     @property
@@ -156,6 +162,7 @@ def train(config: Config, method: str, seed: int, run_dir: Path) -> None:
             network=config.network,
             width=config.width,
             depth=config.depth,
+            channels=config.channels,
             noise_width=config.noise_width,
             noise_depth=config.noise_depth,
             noise_reach=config.noise_reach,

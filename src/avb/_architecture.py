@@ -28,6 +28,8 @@ class Architecture:
         network: ``"mlp"``, or ``"conv"`` for images.
         width: Units of each hidden layer.
         depth: Hidden layers of the fully connected networks.
+        channels: Of each convolution of the encoder, first to last, each of which halves height
+            and width; the decoder has the same in reverse.
         noise_width: Units of each hidden layer between noise and draw, where the posterior has
             such a network; by default 128 for an implicit one, 64 for a semi-implicit one.
         noise_depth: Hidden layers of that network; by default 2 and 1.
@@ -48,6 +50,7 @@ class Architecture:
     network: Network = "mlp"
     width: int = 300
     depth: int = 2
+    channels: tuple[int, ...] = (16, 32, 32)
     noise_width: int | None = None
     noise_depth: int | None = None
     noise_reach: float | None = None
@@ -61,6 +64,10 @@ class Architecture:
             size = getattr(self, name)
             if size is not None and size < 1:
                 raise ConfigError(f"{name}: expected at least 1, got {size}")
+        if not self.channels or min(self.channels) < 1:
+            raise ConfigError(
+                f"channels: expected one convolution or more of at least 1, got {self.channels}"
+            )
         if self.noise_reach is not None and not 0 < self.noise_reach < math.inf:
             raise ConfigError(f"noise_reach: expected a positive number, got {self.noise_reach}")
         if not self.data_shape or min(self.data_shape) < 1:
@@ -106,7 +113,12 @@ class Architecture:
         shift, scale = self.input_shift, self.input_scale
         if self.network == "conv":
             return nets.ConvEncoder(
-                self.data_shape, width=self.width, shift=shift, scale=scale, key=key
+                self.data_shape,
+                channels=self.channels,
+                width=self.width,
+                shift=shift,
+                scale=scale,
+                key=key,
             )
         return nets.MLPEncoder(
             self.data_shape, width=self.width, depth=self.depth, shift=shift, scale=scale, key=key
@@ -121,7 +133,13 @@ class Architecture:
         likelihood = self.build_likelihood()
         out_shape = (likelihood.num_parameters, *self.data_shape)
         if self.network == "conv":
-            decoder = nets.ConvDecoder(self.latent_dim, out_shape, width=self.width, key=key)
+            decoder = nets.ConvDecoder(
+                self.latent_dim,
+                out_shape,
+                channels=self.channels[::-1],
+                width=self.width,
+                key=key,
+            )
         else:
             decoder = nets.MLPDecoder(
                 self.latent_dim, out_shape, width=self.width, depth=self.depth, key=key

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from jax import lax
 
+import avb
 from avb.nets import ConvDecoder, ConvEncoder
 from avb.nets._conv import _Conv, _TransposedConv
 from avb.nets._rows import over_rows
@@ -56,3 +57,12 @@ def test_rows_are_as_one_by_one(network, shape):
     expected = jnp.stack([network(row) for row in rows])
     np.testing.assert_allclose(over_rows(network)(rows), expected, atol=1e-6)
     np.testing.assert_allclose(jax.vmap(network)(rows), expected, atol=1e-6)
+
+
+def test_channels_are_those_of_the_encoder_and_in_reverse_of_the_decoder():
+    images = avb.Architecture((16, 16), network="conv", channels=(2, 3, 5, 7), width=4)
+    key = jax.random.key(0)
+    encoder, decoder = images.build_encoder(key=key), images.build_model(key=key).decoder
+    assert [layer.linear.out_features for layer in encoder.convolutions] == [2, 3, 5, 7]
+    ins = [layer.linear.in_features // 4 for layer in decoder.convolutions]
+    assert (decoder.seed_shape, ins) == ((1, 1, 7), [7, 5, 3, 2])

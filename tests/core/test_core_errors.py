@@ -303,6 +303,16 @@ SETTINGS = [
         lambda: Architecture(SHAPE, 2, noise_depth=0),
         "noise_depth: expected at least 1, got 0",
     ),
+    Bad(
+        "no convolution",
+        lambda: Architecture(SHAPE, channels=()),
+        "channels: expected one convolution or more of at least 1, got ()",
+    ),
+    Bad(
+        "channels",
+        lambda: Architecture(SHAPE, channels=(16, 0)),
+        "channels: expected one convolution or more of at least 1, got (16, 0)",
+    ),
     Bad("width", lambda: Architecture(SHAPE, width=-3), "width: expected at least 1, got -3"),
     Bad("depth", lambda: Architecture(SHAPE, depth=0), "depth: expected at least 1, got 0"),
     Bad("no shape", lambda: Architecture(()), "data_shape: expected positive sizes, got ()"),

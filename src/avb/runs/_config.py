@@ -26,6 +26,8 @@ class RunConfig:
         network: Fully connected, or convolutional for images.
         width: Units of each hidden layer.
         depth: Hidden layers of the fully connected networks.
+        channels: Of each convolution of the encoder, each of which halves height and width; the
+            decoder has the same in reverse.
         noise_width: Units of each hidden layer between noise and draw, in avb and avb_adaptive
             (by default 128), sivi and avb_self (64).
         noise_depth: Hidden layers of that network, by default 2 and 1.
@@ -53,6 +55,7 @@ class RunConfig:
     network: Network = "mlp"
     width: int = 300
     depth: int = 2
+    channels: tuple[int, ...] = (16, 32, 32)
     noise_width: int | None = None
     noise_depth: int | None = None
     noise_reach: float | None = None
@@ -113,6 +116,7 @@ class RunConfig:
             network=self.network,
             width=self.width,
             depth=self.depth,
+            channels=self.channels,
             noise_width=self.noise_width,
             noise_depth=self.noise_depth,
             noise_reach=self.noise_reach,
@@ -139,7 +143,10 @@ def config_from_json(values: dict[str, Any]) -> RunConfig:
         TypeError: A setting is missing or unknown.
         ConfigError: A setting is out of range.
     """
-    return RunConfig(**{**values, "fit": FitConfig(**values["fit"])})
+    values = {**values, "fit": FitConfig(**values["fit"])}
+    if "channels" in values:
+        values["channels"] = tuple(values["channels"])
+    return RunConfig(**values)
 
 
 def differences(folder: RunConfig, asked: RunConfig) -> list[str]:

@@ -13,10 +13,10 @@ from avb.runs._config import RunConfig, config_from_json
 from avb.runs._folder import CONFIG, write_json
 from avb.runs._prepare import HELD_OUT_SEEDS, Resolved
 
-FORMAT = 12
+FORMAT = 13
 # Format 7 lacks the sizes of the noise network, 8 its reach, 9 the number of importance samples,
-# which were then the defaults, 10 the critic's final rate, which was then the model's, and 11 the
-# number of draws that go back, which was all.
+# which were then the defaults, 10 the critic's final rate, which was then the model's, 11 the
+# number of draws that go back, which was all, and 12 the channels, which were the default.
 READABLE = range(7, FORMAT + 1)
 
 
