@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from avb import Method
+from avb._gradients import stop
 from avb._types import Key, Scalar
 from avb.contrasts import (
     AbstractContrast,
@@ -23,8 +24,9 @@ from avb.critics import AbstractCritic, ResidualCritic, TelescopingCritic
 from avb.models import FixedNormal, LatentVariableModel
 from avb.models._latent import standard_normal
 from avb.objectives import WeightedLogistic
+from avb.training._contest import contest
 from avb.training._descend import descend
-from avb.training._losses import contest, drawn, stop
+from avb.training._draws import drawn
 from experiments._critics import OBJECTIVES, draws, relative
 from experiments._known import AffineDecoder
 from experiments._shapes import DATA, ShapePosterior

@@ -13,7 +13,8 @@ import avb
 from avb import FitConfig, FitResult, Method
 from avb._types import Key, Scalar
 from avb.training import DeviceData, Outcome, Progress, State
-from avb.training._losses import adversary_loss, contest, drawn
+from avb.training._contest import adversary_loss, contest
+from avb.training._draws import drawn
 from avb.training._state import optimisers, players, with_players
 from avb.training._step import _critic_step
 

@@ -37,7 +37,8 @@ from avb.models import FixedNormal, LatentVariableModel
 from avb.models._latent import standard_normal
 from avb.objectives import WeightedLogistic
 from avb.posteriors import AbstractPosterior
-from avb.training._losses import adversary_loss, contest, drawn
+from avb.training._contest import adversary_loss, contest
+from avb.training._draws import drawn
 from experiments._results import RESULTS, markdown_table, write_json
 
 DIM, DATA_DIM, DATA, NOISE = 2, 4, 32, 0.7

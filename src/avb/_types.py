@@ -12,5 +12,6 @@ Latent = Float[Array, " d"]
 Features = Float[Array, " f"]
 Noise = Float[Array, " e"]
 Datum = Float[Array, "..."]
+Data = Float[Array, "n ..."]
 Key = PRNGKeyArray
 Shape = tuple[int, ...]

@@ -45,7 +45,8 @@ from avb.posteriors import (
     SemiImplicitPosterior,
 )
 from avb.training import Terms, total_loss
-from avb.training._losses import _draws_to_fit, adversary_loss, contest, drawn
+from avb.training._contest import _draws_to_fit, adversary_loss, contest
+from avb.training._draws import drawn
 
 D, WIDTH, N = 2, 8, 4
 SHAPE = (3,)

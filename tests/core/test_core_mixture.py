@@ -15,7 +15,7 @@ from avb.critics import ResidualCritic
 from avb.densities._full_mixture import FullMixture
 from avb.objectives import Logistic
 from avb.posteriors import AbstractPosterior, GaussianPosterior, MixturePosterior
-from avb.training._losses import contest
+from avb.training._contest import contest
 
 MODEL = GAUSSIANS.model()
 PLACE = {"data_shape": (DATA_DIM,), "latent_dim": LATENT_DIM}

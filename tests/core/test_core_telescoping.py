@@ -19,7 +19,7 @@ from avb.models import FixedNormal, LatentVariableModel
 from avb.models._latent import standard_normal
 from avb.objectives import AbstractObjective, DonskerVaradhan, Logistic, WeightedLogistic
 from avb.posteriors import GaussianPosterior
-from avb.training._losses import adversary_loss, contest, offset_of
+from avb.training._contest import adversary_loss, contest, offset_of
 
 DIM, SCALE = 16, 0.22
 SLOPE = 0.5 * np.random.default_rng(0).normal(size=(DIM, DATA_DIM))

@@ -29,8 +29,8 @@ def test_folder_holds_what_is_documented(trained: Path):
         "LOCK", "checkpoints", "config.json", "metrics.jsonl",
     ]  # fmt: skip
     document = json.loads((trained / "config.json").read_text())
-    assert document["format"] == 12
-    assert document["config"] == dataclasses.asdict(TINY)
+    assert document["format"] == 13
+    assert document["config"] == {**dataclasses.asdict(TINY), "channels": [16, 32, 32]}
     assert document["resolved"]["likelihood"] == "bernoulli"
     assert document["data"]["sizes"] == {"train": 1197, "validation": 300, "test": 300}
     assert [row["step"] for row in read_rows(trained)] == [108, 117]

@@ -15,7 +15,7 @@ from avb.densities import AbstractDensity
 from avb.evaluation._batched import Progress, check_data, over_batches
 from avb.evaluation._draws import check_draws, mean_and_error
 from avb.evaluation._estimate import Estimate
-from avb.training._losses import offset_of
+from avb.training._contest import offset_of
 
 
 class CriticDensity(eqx.Module):

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from avb._gradients import stop
 from avb._types import Datum, Features, Key, Scalar
 from avb.contrasts._self import mixture
 from avb.evaluation._bracket import draw_with_bounds
@@ -18,7 +19,6 @@ from avb.posteriors import (
     GaussianPosterior,
     SemiImplicitPosterior,
 )
-from avb.training._losses import stop
 
 SEARCH_DRAWS = 8
 SEARCH_COMPONENTS = 32

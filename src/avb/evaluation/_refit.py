@@ -8,9 +8,10 @@ from jaxtyping import Array, Float
 from avb._method import Method
 from avb._types import Key, Scalar
 from avb.critics import AbstractCritic
+from avb.training._contest import adversary_loss, contest
 from avb.training._descend import descend
 from avb.training._guard import squared_norm
-from avb.training._losses import adversary_loss, contest, total_loss
+from avb.training._losses import total_loss
 
 RATE = 2e-3
 BATCH_SIZE = 128

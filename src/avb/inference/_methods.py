@@ -17,6 +17,7 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Float
 
 from avb._errors import ConfigError
+from avb._gradients import stop
 from avb._method import Method
 from avb._types import Datum, Features, Key, Latent
 from avb.contrasts import GaussianContrast
@@ -46,7 +47,6 @@ from avb.posteriors import (
     ImplicitPosterior,
 )
 from avb.training import DeviceData, FitConfig, Progress, State, fit, init
-from avb.training._losses import stop
 
 MethodName = Literal["auto", "self", "critic", "gaussian", "gaussian-diagonal", "flow"]
 BY_SELF_CONTRAST = ("auto", "self")

@@ -12,11 +12,11 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float, Int32, PyTree
 
+from avb._gradients import stop
 from avb._types import Key, Scalar
 from avb.densities._points import even_points, shifted_normal
 from avb.inference._mixture import ImplicitMixture
 from avb.inference._target import Target
-from avb.training._losses import stop
 
 STRETCH = 500
 CLIP_NORM = 10.0

@@ -11,20 +11,17 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
+from avb._gradients import stop
 from avb._method import Method
-from avb._types import Key, Scalar
-from avb.contrasts import AbstractContrast, SelfContrast
+from avb._types import Data, Key, Scalar
+from avb.contrasts import SelfContrast
 from avb.densities import GaussianMixture
 from avb.nets._rows import over_rows
-from avb.posteriors import (
-    AbstractPosterior,
-    AbstractTractablePosterior,
-    SemiImplicitPosterior,
-)
-
-Data = Float[Array, "n ..."]
+from avb.posteriors import AbstractTractablePosterior, SemiImplicitPosterior
+from avb.training._contest import adversary_loss, contest, offset_of
+from avb.training._draws import drawn, repeated
 
 
 class Terms(eqx.Module):
@@ -50,12 +47,6 @@ class Terms(eqx.Module):
     latent: Scalar
 
 
-def stop(tree: PyTree) -> PyTree:
-    """The same tree, held constant for every gradient."""
-    arrays, rest = eqx.partition(tree, eqx.is_array)
-    return eqx.combine(lax.stop_gradient(arrays), rest)
-
-
 def total_loss(method: Method, x: Data, key: Key, beta: Scalar) -> tuple[Scalar, Terms]:
     """The sum of both players' losses; each player's parameters see only their own.
 
@@ -74,29 +65,6 @@ def total_loss(method: Method, x: Data, key: Key, beta: Scalar) -> tuple[Scalar,
     if method.critic is None:
         return _exact(method, x, features, key, beta)
     return _adversarial(method, x, features, key, beta)
-
-
-def repeated(tree: PyTree, times: int, axes: PyTree = 0) -> PyTree:
-    """Every row so many times, one after the other; leaves whose axis is ``None`` as they are."""
-    if times == 1:
-        return tree
-
-    def of_axis(axis, leaves):
-        return leaves if axis is None else jax.tree.map(rows, leaves)
-
-    def rows(leaf):
-        return jnp.repeat(leaf, times, axis=0)
-
-    return jax.tree.map(of_axis, axes, tree, is_leaf=lambda axis: axis is None)
-
-
-def drawn(
-    method: Method, features: Float[Array, "n f"], key: Key, *, times: int = 1
-) -> Float[Array, "r d"]:
-    """So many times ``posterior_draws`` draws of each datum's posterior, a row each."""
-    count = method.posterior_draws * times
-    keys = jax.random.split(key, len(features) * count)
-    return jax.vmap(method.posterior.draw)(repeated(features, count), keys)
 
 
 # From rows of z, as many of each datum, to log r(z|x) and T(x, z) of each. The parameters of both
@@ -245,99 +213,6 @@ def _semi_implicit(method, x, features, key, beta) -> tuple[Scalar, Terms]:
         return log_r, jnp.zeros_like(log_r)
 
     return _model_loss(method, x, features, z, log_density, beta, jnp.zeros(()), key)
-
-
-class Contest(eqx.Module):
-    """What both players meet on in one batch: everything that z and T are compared at.
-
-    Attributes:
-        densities: r(z|x) of each posterior draw's datum.
-        seen: What the critic keeps of that datum.
-        on_posterior: For each of the critic's b ratios, see
-            :meth:`~avb.critics.AbstractCritic.pairs`, values at draws of the density above, one a
-            posterior draw.
-        on_contrast: The same at m draws of the density below for each of those.
-        fit_loss: Negative log-likelihood of a learned contrast at ``fit_draws`` posterior draws,
-            else zero.
-    """
-
-    densities: PyTree
-    seen: Float[Array, "r c"]
-    on_posterior: Float[Array, "b r"]
-    on_contrast: Float[Array, "b r m"]
-    fit_loss: Scalar
-
-
-def contest(
-    method: Method, x: Data, features: Float[Array, "n f"], z: Float[Array, "r d"], key: Key
-) -> Contest:
-    """The critic's values on posterior and contrast draws; posterior and draws are constants.
-
-    Contrast and the critic's features are made once a datum, whatever its number of draws, which
-    are r / n successive rows of ``z``.
-    """
-    contrast, critic, prior = method.contrast, method.critic, method.model.fixed_prior
-    assert isinstance(contrast, AbstractContrast)
-    assert critic is not None
-    features, z = lax.stop_gradient((features, z))
-    posterior = stop(method.posterior)
-    key_condition, key_sample = jax.random.split(key)
-    keys = jax.random.split(key_condition, len(x))
-    axes = contrast.density_axes
-    densities = eqx.filter_vmap(contrast.condition, in_axes=(None, None, 0, 0), out_axes=axes)(
-        posterior, prior, features, keys
-    )
-    draws = len(z) // len(x)
-    densities = repeated(densities, draws, axes)
-    fit_loss = jnp.zeros(())
-    if contrast.is_learned:
-        fitted = _draws_to_fit(posterior, features, z, method.fit_draws, key)
-        of_datum = jax.vmap(lambda density, z: density.log_prob(z), in_axes=(None, 0))
-        fit_loss = -jnp.mean(jax.vmap(of_datum, in_axes=(axes, 0))(densities, fitted))
-    densities = stop(densities)
-    seen = repeated(jax.vmap(critic.features)(x, features), draws)
-
-    def values(density, seen, z, key):
-        keys = jax.random.split(key, method.contrast_draws)
-        sample = jax.vmap(density.sample)(keys)
-        return critic.pairs(seen, density.whiten(z), jax.vmap(density.whiten)(sample))
-
-    keys = jax.random.split(key_sample, len(z))
-    on_posterior, on_contrast = jax.vmap(values, in_axes=(axes, 0, 0, 0), out_axes=1)(
-        densities, seen, z, keys
-    )
-    return Contest(densities, seen, on_posterior, on_contrast, fit_loss)
-
-
-def _draws_to_fit(
-    posterior: AbstractPosterior,
-    features: Float[Array, "n f"],
-    z: Float[Array, "r d"],
-    count: int,
-    key: Key,
-) -> Float[Array, "r {count} d"]:
-    """Each posterior draw, and ``count - 1`` further ones of its datum."""
-    z = z[:, None, :]
-    if count == 1:
-        return z
-    further = (len(z), count - 1)
-    keys = jax.random.split(jax.random.fold_in(key, 1), further)
-    of_datum = jax.vmap(posterior.draw, in_axes=(None, 0))
-    drawn = jax.vmap(of_datum)(repeated(features, len(z) // len(features)), keys)
-    return jnp.concatenate([z, lax.stop_gradient(drawn)], axis=1)
-
-
-def adversary_loss(method: Method, met: Contest) -> tuple[Scalar, Scalar]:
-    """The critic's objective plus the contrast's negative log-likelihood; and the objective."""
-    assert method.objective is not None
-    critic_loss = jnp.sum(jax.vmap(method.objective.loss)(met.on_posterior, met.on_contrast))
-    return critic_loss + met.fit_loss, critic_loss
-
-
-def offset_of(method: Method, on_contrast: Float[Array, "b n m"]) -> Scalar:
-    """What the objective leaves to subtract from T, the sum of the critic's b ratios."""
-    assert method.objective is not None
-    return jnp.sum(jax.vmap(method.objective.offset)(on_contrast))
 
 
 def _adversarial(method, x, features, key, beta) -> tuple[Scalar, Terms]:

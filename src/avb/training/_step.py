@@ -15,8 +15,10 @@ from avb._types import Key, Scalar
 from avb.nets._rows import over_rows
 from avb.training._batches import DeviceData
 from avb.training._config import FitConfig
+from avb.training._contest import adversary_loss, contest
+from avb.training._draws import drawn
 from avb.training._guard import part_at_fault, squared_norm
-from avb.training._losses import adversary_loss, contest, drawn, total_loss
+from avb.training._losses import total_loss
 from avb.training._state import Rates, State, Sums, optimisers, players, with_players
 
 # The average moves every few steps, with the same time constant: its memory traffic would
