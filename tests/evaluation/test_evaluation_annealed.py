@@ -108,7 +108,7 @@ def test_same_key_same_bits_and_any_batch_size(bounds):
     close = np.isclose(cut.values, again.values, atol=1e-3)
     assert np.mean(close) >= 0.5
     assert np.all(np.abs(cut.values - again.values) < 4 * np.hypot(cut.errors, again.errors))
-    assert told == [(4, 6), (6, 6)]
+    assert told == [(3, 6), (6, 6)]
 
 
 def test_transitions_leave_their_distribution_unchanged():

@@ -238,7 +238,7 @@ def test_the_same_whatever_the_batch_size_and_from_the_same_key():
     np.testing.assert_array_equal(whole.values, again.values)
     np.testing.assert_allclose(whole.values, cut.values, rtol=1e-5)
     np.testing.assert_allclose(whole.pareto_k, cut.pareto_k, atol=1e-2)
-    assert told == [(4, 6), (6, 6)]
+    assert told == [(3, 6), (6, 6)]
 
 
 def test_too_few_samples_for_pareto_k():

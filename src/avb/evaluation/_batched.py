@@ -1,5 +1,6 @@
 """Batches of data through a compiled function; the last one padded, so nothing recompiles."""
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -43,14 +44,15 @@ def over_batches(
         function: Compiled; takes a batch and as many keys.
         data: Shape ``(n, *data_shape)``.
         key: PRNG key; datum i always gets the same key, whatever the batch size.
-        batch_size: Data at a time.
+        batch_size: Data at a time, at most.
         progress: Called with the data done and those in all.
 
     Returns:
         The results as numpy arrays with leading axis n.
     """
     total = len(data)
-    batch_size = min(batch_size, total)
+    # As few batches of even sizes: the last is filled up, and what fills it costs as much.
+    batch_size = math.ceil(total / math.ceil(total / batch_size))
     keys = jax.random.split(key, total)
     parts = []
     for start in range(0, total, batch_size):
