@@ -41,7 +41,9 @@ def test_help_of_train_has_every_setting_with_its_default(capsys):
     for field in fields:
         if field.name not in ("data", "fit"):
             assert f"--{field.name.replace('_', '-')} " in text
-            assert f"(default: {field.default})" in text
+            several = isinstance(field.default, tuple)
+            default = " ".join(map(str, field.default)) if several else field.default
+            assert f"(default: {default})" in text
 
 
 @pytest.mark.parametrize("args", [["--help"], ["train", "--help"], ["methods"]])
