@@ -163,11 +163,12 @@ def margins(ahead: Bounds, behind: Bounds) -> dict[str, Margin]:
 def levels(*runs: Bounds) -> list[float]:
     """Mean log p(x) of each run on all images by both estimators, the same images annealed."""
     count = min(len(bounds["annealed"]) for bounds in runs)
-    return [_level(bounds["importance"], bounds["annealed"][:count]) for bounds in runs]
+    return [float(np.mean(run["importance"]) + np.mean(_added(run, count))) for run in runs]
 
 
-def _level(weighted: list[float], annealed: list[float]) -> float:
-    return float(np.mean(weighted) + np.mean(np.subtract(annealed, weighted[: len(annealed)])))
+def _added(run: Bounds, count: int) -> np.ndarray:
+    """What annealing adds to weighting on each of the first images."""
+    return np.subtract(run["annealed"][:count], run["importance"][:count])
 
 
 HEADER = ["margin over the baseline", "seeds", "nats per datum", "standard error over images"]
@@ -201,7 +202,7 @@ def table(config: Config, found: dict[tuple[str, int], Bounds]) -> str:
 
 def level_table(config: Config, found: dict[tuple[str, int], Bounds]) -> str:
     """Log p(x) of one method that is compared with none."""
-    runs = [found[key] for key in found]
+    runs = list(found.values())
     if not runs:
         return ""
     rows = []
@@ -211,6 +212,11 @@ def level_table(config: Config, found: dict[tuple[str, int], Bounds]) -> str:
             if count <= available:
                 means = spread(float(np.mean(run[name][:count])) for run in runs)
                 rows.append([f"{title}, first {count}", str(len(runs)), means])
+    count = min(len(run["annealed"]) for run in runs)
+    added = [Margin.over(_added(run, count)) for run in runs]
+    title = f"annealing less weighting, first {count}"
+    rows.append([title, str(len(runs)), spread(margin.nats for margin in added)])
+    rows.append([f"{title}, error", str(len(runs)), spread(margin.error for margin in added)])
     both = f"both, first {min(len(run['importance']) for run in runs)}"
     rows.append([both, str(len(runs)), spread(levels(*runs))])
     return markdown_table([f"log p(x) ≥, {config.split} images", "seeds", "nats per datum"], rows)

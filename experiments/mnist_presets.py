@@ -32,9 +32,8 @@ WITH_NOISE_NETWORK = ("sivi", "avb", "avb_adaptive", "avb_self")
 WITH_CRITIC = ("avb", "avb_adaptive", "avb_self")
 ON_THE_ELBO = ("gaussian_vae", "sivi")
 FORMER_FINAL_RATE = 0.05
-# Of results whose names tell none.
+# Channels and Adam's rates of results whose names tell none.
 KEPT_CHANNELS = (16, 32, 32)
-# Adam's, of results whose names tell none.
 KEPT_RATES = (1e-3, 2e-3)
 METHODS = ("gaussian_vae", "sivi", "avb_adaptive", "avb_self", "flow_vae", "avb", "iwae")
 

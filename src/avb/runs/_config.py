@@ -55,7 +55,7 @@ class RunConfig:
     network: Network = "mlp"
     width: int = 300
     depth: int = 2
-    channels: tuple[int, ...] = (16, 32, 32)
+    channels: tuple[int, ...] = Architecture.channels
     noise_width: int | None = None
     noise_depth: int | None = None
     noise_reach: float | None = None
