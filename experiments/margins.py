@@ -56,6 +56,7 @@ class Config(Presets):
     weighted_samples: int = 500
 
     def __post_init__(self):
+        super().__post_init__()
         if not FIRST <= self.num_data <= self.importance_data:
             raise ValueError(
                 f"num_data: expected {FIRST} to importance_data = {self.importance_data}, "

@@ -63,6 +63,8 @@ class Config:
         critic_learning_rate: The same for 2e-3.
         critic_final_rate: That of ``FitConfig``. Kept results are of 0.05, the default of the time,
             unless their names tell another.
+        start_from: Run folder that the one run of one method starts from, in place of random
+            networks; its results' names tell no more than that there was one.
         seeds: Seeds of each method.
         methods: Presets to compare.
         num_data: Test images to evaluate on.
@@ -86,11 +88,16 @@ class Config:
     learning_rate: float = avb.FitConfig.learning_rate
     critic_learning_rate: float = avb.FitConfig.critic_learning_rate
     critic_final_rate: float = avb.FitConfig.critic_final_rate
+    start_from: Path | None = None
     seeds: tuple[int, ...] = (0, 1, 2)
     methods: tuple[str, ...] = METHODS
     num_data: int = 1000
     runs_dir: Path = Path("runs")
     tabulate_only: bool = False
+
+    def __post_init__(self):
+        if self.start_from is not None and len(self.methods) * len(self.seeds) > 1:
+            raise ValueError("start_from: expected one method and one seed")
 
     @property
     def name(self) -> str:
@@ -104,7 +111,11 @@ class Config:
     @property
     def variation(self) -> str:
         """What is not the library's default of some methods, as part of a file's name."""
-        return self._noise_sizes + self._weights + self._rate + self._critic_rates
+        return self._noise_sizes + self._weights + self._rate + self._critic_rates + self._start
+
+    @property
+    def _start(self) -> str:
+        return "" if self.start_from is None else "_started"
 
     @property
     def _weights(self) -> str:
@@ -133,14 +144,14 @@ class Config:
         sizes = self._noise_sizes if method in WITH_NOISE_NETWORK else ""
         weights = "" if method in ON_THE_ELBO else self._weights
         rates = self._rate + (self._critic_rates if method in WITH_CRITIC else "")
-        return f"{method}{sizes}{weights}{rates}-{seed}"
+        return f"{method}{sizes}{weights}{rates}{self._start}-{seed}"
 
     @property
     def fit_config(self) -> avb.FitConfig:
         """The library's settings of training but for epochs, warm-up and rates."""
         return avb.FitConfig(
             epochs=self.epochs,
-            kl_warmup=self.kl_warmup,
+            kl_warmup=0.0 if self.start_from and self.kl_warmup is None else self.kl_warmup,
             learning_rate=self.learning_rate,
             critic_learning_rate=self.critic_learning_rate,
             critic_final_rate=self.critic_final_rate,
@@ -156,6 +167,7 @@ def train(config: Config, method: str, seed: int, run_dir: Path) -> None:
             data="mnist",
             data_dir=str(config.data_dir),
             method=method,
+            start_from=config.start_from and str(config.start_from),
             seed=seed,
             latent_dim=config.latent_dim,
             network=config.network,

@@ -29,7 +29,7 @@ def test_folder_holds_what_is_documented(trained: Path):
         "LOCK", "checkpoints", "config.json", "metrics.jsonl",
     ]  # fmt: skip
     document = json.loads((trained / "config.json").read_text())
-    assert document["format"] == 13
+    assert document["format"] == 14
     assert document["config"] == {**dataclasses.asdict(TINY), "channels": [16, 32, 32]}
     assert document["resolved"]["likelihood"] == "bernoulli"
     assert document["data"]["sizes"] == {"train": 1197, "validation": 300, "test": 300}
@@ -116,9 +116,9 @@ def test_config_that_lacks_a_setting(run_dir: Path):
 
 def test_another_format(run_dir: Path):
     path = run_dir / "config.json"
-    path.write_text(json.dumps({"format": 14, "avb": "9.0"}))
+    path.write_text(json.dumps({"format": 15, "avb": "9.0"}))
     message = (
-        f"{run_dir} was written in format 14 by avb 9.0: expected format 7 to 13; use that "
+        f"{run_dir} was written in format 15 by avb 9.0: expected format 7 to 14; use that "
         "version of avb, or train again into another folder"
     )
     with refused(message):
@@ -273,8 +273,8 @@ def test_unwritable_parent(tmp_path: Path):
 def test_configuration_with_paths_is_found_from_another_folder(tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     np.save("x.npy", np.zeros((10, 3), np.float32))
-    assert RunConfig("x.npy").located().data == str(tmp_path / "x.npy")
-    assert RunConfig("digits").located().data == "digits"
+    assert RunConfig("x.npy").settled().data == str(tmp_path / "x.npy")
+    assert RunConfig("digits").settled().data == "digits"
 
 
 def fail_from_call(first: int, function):

@@ -37,6 +37,7 @@ class Train(RunConfig):
     $ avb train digits --method avb_adaptive --epochs 100
     $ avb train mnist --data-dir ~/mnist --latent-dim 32 --network conv
     $ avb train counts.npz --likelihood negative-binomial --run-dir runs/counts
+    $ avb train digits --start-from runs/digits-avb_adaptive-d8-s0 --run-dir runs/longer
 
     Attributes:
         run_dir: The run folder; by default runs/DATA-METHOD-dD-sSEED.
@@ -46,6 +47,7 @@ class Train(RunConfig):
     data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
     data_dir: Annotated[str | None, tyro.conf.arg(metavar="DIR")] = None
     method: Annotated[str, tyro.conf.arg(metavar="METHOD")] = RunConfig.method
+    start_from: Annotated[str | None, tyro.conf.arg(metavar="RUN")] = None
     fit: FitOptions = dataclasses.field(default_factory=FitOptions)
     run_dir: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     checkpoint_seconds: float = 30.0

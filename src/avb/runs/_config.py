@@ -21,6 +21,9 @@ class RunConfig:
         data: digits, mnist, fashion-mnist, a .npy or .npz file, or a folder of images.
         data_dir: The folder of the IDX files, for mnist and fashion-mnist.
         method: A method's name; ``avb methods`` lists them.
+        start_from: A run folder of the same method and networks, whose averaged networks take the
+            place of random ones: for more epochs, another rate, or more importance samples.
+            The optimisers are new, and there is no KL warm-up unless one is given.
         seed: Seed of the initial parameters and of training.
         latent_dim: Latent dimensions.
         network: Fully connected, or convolutional for images.
@@ -50,6 +53,7 @@ class RunConfig:
     data: str
     data_dir: str | None = None
     method: str = "avb_adaptive"
+    start_from: str | None = None
     seed: int = 0
     latent_dim: int = 8
     network: Network = "mlp"
@@ -126,14 +130,26 @@ class RunConfig:
             input_scale=input_scale,
         )
 
-    def located(self) -> "RunConfig":
-        """The same with absolute paths, so that the run can go on from another folder."""
+    def settled(self) -> "RunConfig":
+        """The same with absolute paths, so that the run can go on from another folder.
+
+        Without KL warm-up where it starts from a run, unless one is given.
+        """
         is_name = self.data == "digits" or self.data in MNIST_NAMES
         # What does not exist is refused later, under the name that the user gave.
         is_path = not is_name and Path(self.data).exists()
         data = str(Path(self.data).absolute()) if is_path else self.data
         data_dir = self.data_dir and str(Path(self.data_dir).absolute())
-        return dataclasses.replace(self, data=data, data_dir=data_dir)
+        if self.start_from is None:
+            return dataclasses.replace(self, data=data, data_dir=data_dir)
+        warmup = self.fit.kl_warmup or 0.0
+        return dataclasses.replace(
+            self,
+            data=data,
+            data_dir=data_dir,
+            start_from=str(Path(self.start_from).absolute()),
+            fit=dataclasses.replace(self.fit, kl_warmup=warmup),
+        )
 
 
 def config_from_json(values: dict[str, Any]) -> RunConfig:

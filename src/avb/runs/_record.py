@@ -13,10 +13,11 @@ from avb.runs._config import RunConfig, config_from_json
 from avb.runs._folder import CONFIG, write_json
 from avb.runs._prepare import HELD_OUT_SEEDS, Resolved
 
-FORMAT = 13
+FORMAT = 14
 # Format 7 lacks the sizes of the noise network, 8 its reach, 9 the number of importance samples,
 # which were then the defaults, 10 the critic's final rate, which was then the model's, 11 the
-# number of draws that go back, which was all, and 12 the channels, which were the default.
+# number of draws that go back, which was all, 12 the channels, which were the default, and 13 the
+# run to start from, which was none.
 READABLE = range(7, FORMAT + 1)
 
 
@@ -29,12 +30,14 @@ class RunRecord:
         resolved: What the data decided.
         data: Name, fingerprint, dtype, sizes and provenance of the data set.
         avb: The version of this library that began the run.
+        start_step: Steps taken then by the run that this one starts from, if it does.
     """
 
     config: RunConfig
     resolved: Resolved
     data: dict[str, Any]
     avb: str
+    start_step: int | None = None
 
     @classmethod
     def of(cls, config: RunConfig, resolved: Resolved, dataset: Dataset) -> "RunRecord":
@@ -83,12 +86,38 @@ def read_record(folder: Path) -> RunRecord:
             resolved=Resolved(**{**resolved, "data_shape": tuple(resolved["data_shape"])}),
             data=document["data"],
             avb=document["avb"],
+            start_step=document.get("start_step"),
         )
     except (KeyError, TypeError, ConfigError) as error:
         raise RunError(
             f"{folder / CONFIG} is damaged ({error}): restore it from a copy, or train again into "
             "another folder"
         ) from error
+
+
+def expect_same_networks(record: RunRecord, start: Path) -> None:
+    """Refuse to start from a run whose networks do not fit.
+
+    Raises:
+        RunError: With what differs; or no run is there.
+    """
+    ours, theirs = (_networks(each) for each in (record, read_record(start)))
+    differing = [
+        f"{name}: expected {ours[name]}, got {theirs[name]}"
+        for name in ours
+        if ours[name] != theirs[name]
+    ]
+    if differing:
+        raise RunError(
+            f"start_from: {start} has other networks ({'; '.join(differing)}): start from a run "
+            "of the same method and networks, or train one with its settings"
+        )
+
+
+def _networks(record: RunRecord) -> dict[str, Any]:
+    """All that the shapes of the parameters follow from."""
+    values = {"method": record.config.method, **dataclasses.asdict(record.architecture)}
+    return {name: values[name] for name in values if not name.startswith("input_")}
 
 
 def _completed(config: dict[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from avb._types import Key
 from avb.runs._record import RunRecord
 from avb.training import DeviceData, State, init
 from avb.training._batches import Encoding
+from avb.training._state import copied, players, with_players
 
 
 def encoding(record: RunRecord) -> Encoding:
@@ -64,3 +65,15 @@ def initial_state(record: RunRecord) -> State:
     raw = jnp.zeros(shape, np.uint8 if binarised else np.float32)
     data = DeviceData(raw, encoding(record), record.config.fit.batch_size)  # pyright: ignore[reportArgumentType]
     return init(method, data, record.config.fit, key=train_key)
+
+
+def started(state: State, method: Method) -> State:
+    """The state before the first step, with the networks of a method of the same shapes."""
+    model, adversary = players(method)
+    return copied(
+        dataclasses.replace(
+            state,
+            method=with_players(state.method, model, adversary),
+            average=(model, adversary),
+        )
+    )

@@ -1,5 +1,6 @@
 """Train into a run folder, and go on from it."""
 
+import dataclasses
 import os
 import time
 from collections.abc import Callable
@@ -10,11 +11,11 @@ from avb._errors import RunError, TrainingError
 from avb.data import Dataset
 from avb.runs._config import RunConfig, differences
 from avb.runs._folder import CONFIG, contents, writing
-from avb.runs._load import load_data
+from avb.runs._load import load_data, load_run
 from avb.runs._lock import locked
 from avb.runs._metrics import append_row, drop_rows_after
 from avb.runs._prepare import HELD_OUT_SEEDS, held_out_values, resolve, training_values
-from avb.runs._record import RunRecord, read_record, write_record
+from avb.runs._record import RunRecord, expect_same_networks, read_record, write_record
 from avb.runs._signals import StopRequest, stop_on_signal
 
 if TYPE_CHECKING:
@@ -50,19 +51,26 @@ def train_run(
     Raises:
         ConfigError: Settings that do not fit each other or the data.
         DataError: Data that cannot be used.
-        RunError: The folder is taken, in use, or cannot be written.
+        RunError: The folder is taken, in use, or cannot be written; or the run to start from
+            has other networks, or is none.
         TrainingError: Too many non-finite steps in a row.
     """
-    run_dir, config = Path(run_dir), config.located()
+    run_dir, config = Path(run_dir), config.settled()
     _expect_free(run_dir, config)
     dataset = load_data(config)
     record = RunRecord.of(config, resolve(config, dataset), dataset)
+    if config.start_from is not None:
+        expect_same_networks(record, Path(config.start_from))
 
     # JAX and Orbax take seconds to import, which a refused folder should not cost.
     from avb.runs._checkpoints import Checkpoints
-    from avb.runs._state import initial_state
+    from avb.runs._state import initial_state, started
 
     state = initial_state(record)
+    if config.start_from is not None:
+        run = load_run(config.start_from)
+        record = dataclasses.replace(record, start_step=run.step)
+        state = started(state, run.method)
     with writing(run_dir):
         run_dir.mkdir(parents=True, exist_ok=True)
     with locked(run_dir), stop_on_signal() as stop:
