@@ -120,3 +120,9 @@ def test_unknown_data_suggest_the_nearest(capsys, tmp_path, monkeypatch):
 def test_default_run_folder_tells_the_run():
     config = Train("data/faces.npz", method="avb", latent_dim=32, seed=3).config
     assert str(default_run_dir(config)) == "runs/faces-avb-d32-s3"
+
+
+def test_default_run_folder_lies_beside_the_run_it_starts_from(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = Train("digits", start_from="runs/faces-avb-d32-s3/").config
+    assert default_run_dir(config) == tmp_path / "runs" / "faces-avb-d32-s3-further"

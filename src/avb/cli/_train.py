@@ -37,10 +37,11 @@ class Train(RunConfig):
     $ avb train digits --method avb_adaptive --epochs 100
     $ avb train mnist --data-dir ~/mnist --latent-dim 32 --network conv
     $ avb train counts.npz --likelihood negative-binomial --run-dir runs/counts
-    $ avb train digits --start-from runs/digits-avb_adaptive-d8-s0 --run-dir runs/longer
+    $ avb train digits --start-from runs/digits-avb_adaptive-d8-s0 --epochs 100
 
     Attributes:
-        run_dir: The run folder; by default runs/DATA-METHOD-dD-sSEED.
+        run_dir: The run folder; by default runs/DATA-METHOD-dD-sSEED, or that of the run to start
+            from with -further behind it.
         checkpoint_seconds: Seconds between checkpoints.
     """
 
@@ -110,6 +111,9 @@ class Resume:
 
 def default_run_dir(config: RunConfig) -> Path:
     """Where a run goes that was given no folder."""
+    if config.start_from is not None:
+        start = Path(config.start_from).absolute()
+        return start.with_name(f"{start.name}-further")
     name = Path(config.data).stem or "data"
     return Path("runs") / f"{name}-{config.method}-d{config.latent_dim}-s{config.seed}"
 

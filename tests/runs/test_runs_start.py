@@ -1,0 +1,90 @@
+"""Runs that start from the networks of another."""
+
+import dataclasses
+import json
+import re
+import shutil
+import signal
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import numpy as np
+import pytest
+from test_runs_helpers import TINY
+
+from avb import FitConfig, Outcome, RunError
+from avb.runs import RunConfig, load_run, resume_run, train_run
+
+# So small that no parameter moves.
+STILL = FitConfig(epochs=1, learning_rate=1e-30, critic_learning_rate=1e-30)
+
+
+def parameters(method) -> list[np.ndarray]:
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(eqx.filter(method, eqx.is_inexact_array))]
+
+
+def expect_same(method, other):
+    ours, theirs = parameters(method), parameters(other)
+    assert len(ours) == len(theirs) > 0
+    for left, right in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+def longer(start: Path, **changes) -> RunConfig:
+    return dataclasses.replace(TINY, start_from=str(start), **changes)
+
+
+@pytest.mark.parametrize("method", ["avb_adaptive", "flow_vae"])
+def test_both_players_start_where_the_other_run_ended(method: str, tmp_path: Path):
+    config = dataclasses.replace(TINY, method=method, fit=FitConfig(epochs=1))
+    train_run(config, tmp_path / "first")
+    second = dataclasses.replace(
+        config, start_from=str(tmp_path / "first"), seed=1, importance_samples=5, fit=STILL
+    )
+    result = train_run(second, tmp_path / "second")
+    expect_same(result.method, load_run(tmp_path / "first").method)
+
+
+def test_what_it_starts_from_is_recorded(trained: Path, tmp_path: Path):
+    train_run(longer(trained, fit=STILL), tmp_path / "run")
+    document = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert document["config"]["start_from"] == str(trained)
+    assert document["start_step"] == 117
+    assert load_run(tmp_path / "run").record.start_step == 117
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, 0.0), (2.0, 2.0)])
+def test_no_kl_warmup_unless_one_is_given(trained: Path, given: float | None, expected: float):
+    fit = FitConfig(epochs=10, kl_warmup=given)
+    assert longer(trained, fit=fit).settled().fit.kl_warmup_epochs == expected
+    assert dataclasses.replace(TINY, fit=fit).settled().fit.kl_warmup == given
+
+
+def test_resumes_bit_for_bit_without_the_run_it_started_from(trained: Path, tmp_path: Path):
+    config = longer(Path(shutil.copytree(trained, tmp_path / "start")))
+    whole = train_run(config, tmp_path / "whole")
+    stopped = train_run(
+        config, tmp_path / "run", on_progress=lambda _: signal.raise_signal(signal.SIGTERM)
+    )
+    assert stopped.outcome is Outcome.STOPPED
+    shutil.rmtree(tmp_path / "start")
+    expect_same(resume_run(tmp_path / "run").method, whole.method)
+
+
+def test_other_networks_are_refused(trained: Path, tmp_path: Path):
+    message = (
+        f"start_from: {trained} has other networks (latent_dim: expected 3, got 2; width: expected "
+        "9, got 8): start from a run of the same method and networks, or train one with its "
+        "settings"
+    )
+    with pytest.raises(RunError, match=f"^{re.escape(message)}$"):
+        train_run(longer(trained, latent_dim=3, width=9), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_no_run_to_start_from(tmp_path: Path):
+    message = f"{tmp_path / 'none'} is no folder: expected a run that 'avb train' began"
+    with pytest.raises(RunError, match=f"^{re.escape(message)}$"):
+        train_run(longer(tmp_path / "none"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
