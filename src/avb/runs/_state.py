@@ -15,7 +15,7 @@ from avb._types import Key
 from avb.runs._record import RunRecord
 from avb.training import DeviceData, State, init
 from avb.training._batches import Encoding
-from avb.training._state import copied, players, with_players
+from avb.training._state import copied, players
 
 
 def encoding(record: RunRecord) -> Encoding:
@@ -69,11 +69,11 @@ def initial_state(record: RunRecord) -> State:
 
 def started(state: State, method: Method) -> State:
     """The state before the first step, with the networks of a method of the same shapes."""
-    model, adversary = players(method)
-    return copied(
-        dataclasses.replace(
-            state,
-            method=with_players(state.method, model, adversary),
-            average=(model, adversary),
-        )
-    )
+    # All arrays, not the trained ones alone: a flow's permutations are drawn, and never trained.
+    leaves, structure = jax.tree.flatten(state.method)
+    others = jax.tree.leaves(method)
+    taken = [
+        other if eqx.is_array(leaf) else leaf for leaf, other in zip(leaves, others, strict=True)
+    ]
+    same = jax.tree.unflatten(structure, taken)
+    return copied(dataclasses.replace(state, method=same, average=players(same)))
