@@ -96,7 +96,7 @@ def test_a_wrong_estimate_is_called_wrong_by_name():
     wrong = {**ROW, "flag": "0.5 ± 0.1 nats above the upper bound"}
     text = text_of(evaluation_table({**DOCUMENT, "rows": [wrong, BOUND]}))
     line = next(line for line in text.splitlines() if "-12.346" in line)
-    assert line.split()[:2] == ["ELBO", "wrong"]
+    assert line.split()[:3] == ["1", "ELBO", "wrong"]
     assert "Wrong: ELBO by the critic of training: 0.5 ± 0.1 nats above the upper bound" in text
 
 
@@ -104,7 +104,7 @@ def test_an_estimate_that_nothing_vouches_for_is_called_unconfirmed():
     doubted = {**ROW, "doubt": "the fresh critics find 1.3 nats less"}
     text = text_of(evaluation_table({**DOCUMENT, "rows": [doubted, BOUND]}))
     line = next(line for line in text.splitlines() if "-12.346" in line)
-    assert line.split()[:2] == ["ELBO", "unconfirmed"]
+    assert line.split()[:3] == ["1", "ELBO", "unconfirmed"]
     assert "Unconfirmed: ELBO by the critic of training: the fresh critics find 1.3" in text
 
 
@@ -130,7 +130,30 @@ def comparison_row(documents: list[dict], run: str) -> list[str]:
 
 def test_evaluation_table_tells_monte_carlo_error_from_that_over_data():
     text = " ".join(text_of(evaluation_table(DOCUMENT)).split())
-    assert "-12.346 0.012 0.450 10 critic of training" in text
+    assert "-12.346 0.012 0.450 10 2 log p(x)" in text
+    assert "1 critic of training: 32 draws a datum" in text
+
+
+def test_numbers_of_one_source_share_its_line():
+    lower, upper = ({**BOUND, "kind": kind} for kind in ("lower bound", "upper bound"))
+    document = {**DOCUMENT, "rows": [lower, ROW, upper]}
+    lines = [line.strip() for line in text_of(evaluation_table(document)).splitlines()]
+    assert "1, 3  importance weighting: 32 draws a datum" in lines
+    assert "2  critic of training: 32 draws a datum" in lines
+
+
+def test_a_sound_critic_is_called_sound_by_its_judge():
+    verdict = {
+        "sound": True,
+        "doubts": [],
+        "judge": "fresh critics",
+        "too_high": {"nats": 0.021, "error": 0.004},
+    }
+    text = " ".join(text_of(evaluation_table({**DOCUMENT, "critic": verdict})).split())
+    assert "whose ELBO is found to be 0.02 ± 0.00 nats too high (judge: fresh critics)" in text
+    for against in ({"sound": False}, {"doubts": ["they find 1.3 nats less"]}):
+        other = {**DOCUMENT, "critic": {**verdict, **against}}
+        assert "Sound" not in text_of(evaluation_table(other))
 
 
 def test_comparison_leaves_out_what_a_method_does_not_have():

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import re
 import shutil
-import signal
 from pathlib import Path
 
 import equinox as eqx
@@ -69,9 +68,7 @@ def test_no_kl_warmup_unless_one_is_given(trained: Path, given: float | None, ex
 def test_resumes_bit_for_bit_without_the_run_it_started_from(trained: Path, tmp_path: Path):
     config = longer(Path(shutil.copytree(trained, tmp_path / "start")))
     whole = train_run(config, tmp_path / "whole")
-    stopped = train_run(
-        config, tmp_path / "run", on_progress=lambda _: signal.raise_signal(signal.SIGTERM)
-    )
+    stopped = train_run(config, tmp_path / "run", on_progress=lambda _: True)
     assert stopped.outcome is Outcome.STOPPED
     shutil.rmtree(tmp_path / "start")
     expect_same(resume_run(tmp_path / "run").method, whole.method)

@@ -67,7 +67,7 @@ def _draw_task(axes: Axes, diagnosis: Diagnosis) -> None:
     for place, (found, colour) in enumerate(bars.values()):
         axes.barh(place, found.nats, xerr=2 * found.error, color=colour, height=0.6)
         end = max(found.nats + 2 * found.error, 0.0)
-        axes.annotate(f" {found.nats:.2f}", (end, place), va="center", fontsize=8)
+        axes.annotate(f" {found.nats:z.2f}", (end, place), va="center", fontsize=8)
     axes.set_yticks(range(len(bars)), list(bars))
     axes.invert_yaxis()
     axes.margins(x=0.15)
@@ -151,8 +151,8 @@ def _table_rows(diagnosis: Diagnosis) -> list[tuple[str, str, str]]:
         ("E_r[exp T] − 1", "0 if r exp T is a density", nats(diagnosis.excess)),
         ("held-out loss", "now, trained on, best", ", ".join(f"{v:.3f}" for v in losses)),
         ("accuracy", "now, best", f"{diagnosis.accuracy:.3f}, {diagnosis.best_accuracy:.3f}"),
-        ("T at draws of q", "1%, 50%, 99%", ", ".join(f"{v:.2f}" for v in on_q)),
-        ("T at draws of r", "1%, 50%, 99%", ", ".join(f"{v:.2f}" for v in on_r)),
+        ("T at draws of q", "1%, 50%, 99%", ", ".join(f"{v:z.2f}" for v in on_q)),
+        ("T at draws of r", "1%, 50%, 99%", ", ".join(f"{v:z.2f}" for v in on_r)),
         *(
             []
             if diagnosis.thickness is None

@@ -4,14 +4,16 @@ from collections.abc import Callable
 from typing import Any
 
 from rich import box
+from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
 from avb.runs._methods import METHODS
 from avb.runs._ranking import elbo_bracket_of, evidence_bracket_of, ranks
 
 
-def evaluation_table(document: dict[str, Any]) -> Table:
-    """The numbers of one run, each with what it is and where it comes from.
+def evaluation_table(document: dict[str, Any]) -> Group:
+    """The numbers of one run, each with what it is, and below them where each comes from.
 
     Args:
         document: What ``evaluate_run`` gave.
@@ -21,25 +23,39 @@ def evaluation_table(document: dict[str, Any]) -> Table:
         f"{document['method']} on {document['data']}, {document['settings']['split']} split, "
         f"{count} data, step {document['step']}"
     )
+    table.add_column("", justify="right", style="dim", no_wrap=True)
     table.add_column("quantity")
     table.add_column("what it is")
-    table.add_column("nats per datum", justify="right", no_wrap=True)
-    table.add_column("s.e.\n(Monte Carlo)", justify="right")
+    table.add_column("nats per\ndatum", justify="right", no_wrap=True)
+    table.add_column("s.e. (Monte\nCarlo)", justify="right")
     table.add_column("s.e.\n(data)", justify="right")
     table.add_column("data", justify="right", no_wrap=True)
-    table.add_column("how", style="dim")
-    for row in document["rows"]:
+    for number, row in enumerate(document["rows"], 1):
         table.add_row(
+            str(number),
             row["quantity"],
             _mark(row) or _styled(row["kind"]),
             f"{row['nats_per_datum']:.3f}",
             f"{row['standard_error']:.3f}",
             f"{row['standard_error_over_data']:.3f}" if row["data"] > 1 else "–",
             str(row["data"]),
-            f"{row['estimator']}: {row['detail']}{_diagnostics(row)}",
         )
-    table.caption = "\n".join(_remarks(document)) or None
-    return table
+    return Group(table, _sources(document), *(Text(line) for line in _remarks(document)))
+
+
+def _sources(document: dict[str, Any]) -> Table:
+    """Where each number comes from, by the row's number."""
+    rows_of: dict[str, list[str]] = {}
+    for number, row in enumerate(document["rows"], 1):
+        source = f"{row['estimator']}: {row['detail']}{_diagnostics(row)}"
+        rows_of.setdefault(source, []).append(str(number))
+    sources = Table.grid(padding=(0, 2, 0, 0))
+    sources.add_column(justify="right", style="dim", no_wrap=True, min_width=4)
+    sources.add_column(style="dim")
+    for source, numbers in rows_of.items():
+        sources.add_row(", ".join(numbers), source)
+    sources.add_row("", "")
+    return sources
 
 
 def _mark(row: dict[str, Any]) -> str:
@@ -61,19 +77,31 @@ def _diagnostics(row: dict[str, Any]) -> str:
 
 
 def _remarks(document: dict[str, Any]) -> list[str]:
-    """What stands below the table: numbers that are wrong or in doubt, and active units."""
+    """What stands below the table: what to think of the critic's number, and active units."""
     remarks = [
         f"{heading}: {row['quantity']} by the {row['estimator']}: {row[finding]}"
         for heading, finding in (("Wrong", "flag"), ("Unconfirmed", "doubt"))
         for row in document["rows"]
         if finding in row
     ]
+    verdict = document.get("critic")
+    if verdict is not None and verdict["sound"] and not verdict["doubts"]:
+        remarks.append(
+            "Sound: nothing speaks against the critic of training, whose ELBO is found to be "
+            f"{_too_high(verdict)} too high (judge: {verdict['judge']})."
+        )
     units = document.get("active_units")
     if units is not None:
         active, all_units = units["active_units"], len(units["variances"])
         hint = "" if active == all_units else "; a longer --kl-warmup may wake the others"
         remarks.append(f"Active units: {active} of {all_units}{hint}.")
     return remarks
+
+
+def _too_high(verdict: dict[str, Any]) -> str:
+    """What the judge found; one that knows less than the critic found nothing."""
+    found = verdict["too_high"]
+    return f"{max(found['nats'], 0.0):.2f} ± {found['error']:.2f} nats"
 
 
 def comparison_table(documents: list[dict[str, Any]]) -> Table:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from avb.runs._checkpoints import Checkpoints
     from avb.training import FitResult, Progress, State
 
-OnProgress = Callable[["Progress"], None]
+OnProgress = Callable[["Progress"], bool | None]
 
 CHECKPOINT_SECONDS = 30.0
 
@@ -42,7 +42,8 @@ def train_run(
     Args:
         config: What to train on which data.
         run_dir: The run folder; it must not exist, or be empty.
-        on_progress: Called a few times a second, after files are written.
+        on_progress: Called a few times a second, after files are written; training stops when it
+            returns ``True``, as it does on a signal.
         checkpoint_seconds: Seconds between checkpoints.
 
     Returns:
@@ -92,7 +93,8 @@ def resume_run(
 
     Args:
         run_dir: The run folder.
-        on_progress: Called a few times a second, after files are written.
+        on_progress: Called a few times a second, after files are written; training stops when it
+            returns ``True``, as it does on a signal.
         checkpoint_seconds: Seconds between checkpoints.
 
     Returns:
@@ -174,9 +176,8 @@ def _fit(
 
     def update(progress: "Progress") -> bool:
         files.update(progress)
-        if on_progress is not None:
-            on_progress(progress)
-        return stop.received
+        wants_stop = on_progress is not None and on_progress(progress)
+        return stop.received or bool(wants_stop)
 
     values = record.resolved.values
     try:
