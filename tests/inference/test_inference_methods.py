@@ -10,6 +10,7 @@ import pytest
 from avb import ConfigError, Inference
 from avb.densities._gaussian import LOG_2PI
 from avb.inference import _rounds, load
+from avb.inference._train import Budget
 
 CORRELATION = 0.8
 STEPS = 600
@@ -121,6 +122,7 @@ def funnels(z):
 
 def test_a_flow_takes_the_place_of_a_mixture_that_did_not_converge(monkeypatch, tmp_path):
     monkeypatch.setattr(_rounds, "MAX_ROUNDS", 1)
+    monkeypatch.setattr(_rounds, "budget_of", lambda _, most: Budget(64, 64, max_steps=most))
     inference = Inference(funnels, dim=16, max_steps=1000, starts=4)
     posterior = inference.run(jax.random.key(0))
     assert posterior.fit.method == "flow"

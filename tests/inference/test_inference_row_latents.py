@@ -34,7 +34,7 @@ def cheap():
             _rounds, "budget_of", lambda _, most: Budget(32, 64, max_steps=most, decay_stretches=1)
         )
         patch.setattr(_rounds, "MAX_ROUNDS", 1)
-        patch.setattr(_row_training, "STEPS", 1000)
+        patch.setattr(_row_training, "STEPS", 400)
         yield
 
 
@@ -242,9 +242,7 @@ def test_an_encoder_of_ones_own_is_trained(data, key, monkeypatch):
     )
 
 
-def test_a_run_that_was_stopped_goes_on(inference, data, tmp_path, key, monkeypatch):
-    monkeypatch.setattr(_row_training, "STEPS", 100)
-
+def test_a_run_that_was_stopped_goes_on(inference, posterior, data, tmp_path, key):
     def stop(done: int, most: int) -> None:
         raise InterruptedError
 
@@ -252,11 +250,10 @@ def test_a_run_that_was_stopped_goes_on(inference, data, tmp_path, key, monkeypa
         inference.run(jax.random.key(0), *data, checkpoint_dir=tmp_path / "run", progress=stop)
     assert (tmp_path / "run" / "rows.npz").exists()
     stopped = inference.run(jax.random.key(0), *data, checkpoint_dir=tmp_path / "run")
-    whole = inference.run(jax.random.key(0), *data)
     finished = inference.run(jax.random.key(0), *data, checkpoint_dir=tmp_path / "run")
     for other in (stopped, finished):
-        assert other.rows.integrals == whole.rows.integrals
-        again, before = (p.sample_rows(key, [1], (50,)) for p in (other, whole))
+        assert other.rows.integrals == posterior.rows.integrals
+        again, before = (p.sample_rows(key, [1], (50,)) for p in (other, posterior))
         np.testing.assert_array_equal(again["effect"], before["effect"])
 
 
