@@ -32,6 +32,7 @@ from experiments.mnist_presets import Config as Presets, train
 
 CHUNKS = {"importance": 1000, "annealed": 100}
 FIRST = 100
+GAIN = "prior"
 
 Bounds = dict[str, list[float]]
 
@@ -44,6 +45,7 @@ class Config(Presets):
         num_data: Images to anneal.
         importance_data: Images to weight by importance.
         split: Images of which part of the data.
+        fitted_prior: Whether a flow that is fitted first takes the place of the prior.
         methods: The baseline, and the presets that may beat it; of one alone log p(x) is told.
         temperatures: Temperatures of the annealing.
         weighted_samples: Samples of the importance-weighted bound.
@@ -51,6 +53,7 @@ class Config(Presets):
 
     importance_data: int = 10_000
     split: Literal["test", "train"] = "test"
+    fitted_prior: bool = False
     methods: tuple[str, ...] = ("gaussian_vae", "avb_adaptive")
     temperatures: int = 500
     weighted_samples: int = 500
@@ -72,22 +75,23 @@ class Config(Presets):
         return {"importance": self.importance_data, "annealed": self.num_data}
 
     @property
-    def images(self) -> str:
-        """Which they are, as part of a file's name."""
-        return "" if self.split == "test" else f"-{self.split}"
+    def what(self) -> str:
+        """Of which images and which prior, as part of a file's name."""
+        images = "" if self.split == "test" else f"-{self.split}"
+        return f"{images}-prior" if self.fitted_prior else images
 
     def path(self, method: str, seed: int) -> Path:
-        name = f"margins{self.images}-{self.run_name(method, seed)}.json"
+        name = f"margins{self.what}-{self.run_name(method, seed)}.json"
         return RESULTS / self.name / name
 
     @property
     def table_path(self) -> Path:
-        return RESULTS / self.name / f"margins{self.images}{self.variation}.md"
+        return RESULTS / self.name / f"margins{self.what}{self.variation}.md"
 
 
-def estimators(config: Config, run: avb.Run) -> dict[str, Callable]:
+def estimators(config: Config, method: avb.Method) -> dict[str, Callable]:
     """Each bound of a batch of data, by name."""
-    model, posterior = run.method.model, run.method.posterior
+    model, posterior = method.model, method.posterior
     samples, temperatures = config.weighted_samples, config.temperatures
     return {
         "importance": lambda data, key: importance_bound(
@@ -111,7 +115,12 @@ def bounds_of(config: Config, method: str, seed: int) -> Bounds:
     run_dir = config.runs_dir / config.name / config.run_name(method, seed)
     train(config, method, seed, run_dir)
     run = avb.load_run(run_dir)
-    bounds = estimators(config, run)
+    evaluated = run.method
+    if config.fitted_prior:
+        fitted = avb.fit_prior(run.method, run.dataset().train, key=jax.random.key(1))
+        evaluated, kept[GAIN] = fitted.method, [fitted.gain, fitted.standard_error]
+        print(f"{method} seed {seed}, prior: gain of {fitted.gain:.3f} nats", flush=True)
+    bounds = estimators(config, evaluated)
     for index, name in enumerate(CHUNKS):
         data = run.held_out(config.split)[: config.counts[name]]
         while (done := len(kept[name])) < len(data):
@@ -128,7 +137,7 @@ def bounds_of(config: Config, method: str, seed: int) -> Bounds:
 
 @dataclasses.dataclass(frozen=True)
 class Margin:
-    """Mean difference of two runs over images, and its standard error over images."""
+    """Mean over images, of a difference of two runs or of one run, and its standard error."""
 
     nats: float
     error: float
@@ -211,16 +220,25 @@ def level_table(config: Config, found: dict[tuple[str, int], Bounds]) -> str:
         available = min(len(run[name]) for run in runs)
         for count in sorted({FIRST, config.num_data, config.importance_data}):
             if count <= available:
-                means = spread(float(np.mean(run[name][:count])) for run in runs)
-                rows.append([f"{title}, first {count}", str(len(runs)), means])
+                of_each = [Margin.over(np.asarray(run[name][:count])) for run in runs]
+                rows += _with_error(f"{title}, first {count}", of_each)
     count = min(len(run["annealed"]) for run in runs)
     added = [Margin.over(_added(run, count)) for run in runs]
-    title = f"annealing less weighting, first {count}"
-    rows.append([title, str(len(runs)), spread(margin.nats for margin in added)])
-    rows.append([f"{title}, error", str(len(runs)), spread(margin.error for margin in added)])
+    rows += _with_error(f"annealing less weighting, first {count}", added)
+    if config.fitted_prior:
+        gains = [Margin(*run[GAIN]) for run in runs]
+        rows += _with_error("ELBO gained by the prior, training images not fitted to", gains)
     both = f"both, first {min(len(run['importance']) for run in runs)}"
     rows.append([both, str(len(runs)), spread(levels(*runs))])
     return markdown_table([f"log p(x) ≥, {config.split} images", "seeds", "nats per datum"], rows)
+
+
+def _with_error(title: str, found: list[Margin]) -> list[list[str]]:
+    """A row of the means of each run, and one of their standard errors over images."""
+    return [
+        [title, str(len(found)), spread(mean.nats for mean in found)],
+        [f"{title}, error", str(len(found)), spread(mean.error for mean in found)],
+    ]
 
 
 def main(config: Config) -> None:

@@ -78,8 +78,10 @@ from .runs import (
 from .training import (
     FitConfig as FitConfig,
     FitResult as FitResult,
+    FittedPrior as FittedPrior,
     Outcome as Outcome,
     Progress as Progress,
     State as State,
     fit as fit,
+    fit_prior as fit_prior,
 )

@@ -1,5 +1,6 @@
 """Models p(x, z): a prior, a decoder and a likelihood."""
 
+from avb.models._flow_prior import FlowPrior as FlowPrior
 from avb.models._latent import LatentVariableModel as LatentVariableModel
 from avb.models._likelihood import (
     AbstractLikelihood as AbstractLikelihood,

@@ -54,7 +54,8 @@ class LatentVariableModel(eqx.Module):
     @property
     def fixed_prior(self) -> dist.Distribution:
         """The prior, as a constant for every gradient."""
-        return jax.lax.stop_gradient(self.prior)
+        arrays, others = eqx.partition(self.prior, eqx.is_array)
+        return eqx.combine(jax.lax.stop_gradient(arrays), others)
 
     def log_prior(self, z: Latent) -> Scalar:
         """Log p(z), in nats."""
