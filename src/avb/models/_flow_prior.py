@@ -1,14 +1,13 @@
 """A normalizing flow as the prior of a model."""
 
 import jax
-import jax.numpy as jnp
 import numpyro.distributions as dist
-from flowjax.distributions import AbstractDistribution, Normal
-from flowjax.flows import coupling_flow
+from flowjax.distributions import AbstractDistribution
 from numpyro.distributions import constraints
 
 from avb._errors import ConfigError
 from avb._types import Key
+from avb.nets._flow import coupling
 
 
 class FlowPrior(dist.Distribution):
@@ -46,14 +45,7 @@ class FlowPrior(dist.Distribution):
             raise ConfigError(
                 f"a coupling flow as prior: expected at least 2 latent dimensions, got {latent_dim}"
             )
-        flow = coupling_flow(
-            key,
-            base_dist=Normal(jnp.zeros(latent_dim)),
-            flow_layers=layers,
-            nn_width=width,
-            nn_activation=jax.nn.silu,
-        )
-        return cls(flow)
+        return cls(coupling(latent_dim, layers=layers, width=width, key=key))
 
     def sample(self, key: Key, sample_shape: tuple[int, ...] = ()) -> jax.Array:
         """Draws of shape ``(*sample_shape, d)``."""

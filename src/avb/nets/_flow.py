@@ -14,6 +14,29 @@ from avb.densities._scale import bounded_log_scale
 CONDITION_SIZE = 32
 
 
+def coupling(
+    latent_dim: int, *, layers: int, width: int, condition_size: int | None = None, key: Key
+) -> Transformed:
+    """Coupling layers over N(0, I), as quick to sample as to evaluate.
+
+    Raises:
+        ConfigError: Fewer than two latent dimensions.
+    """
+    if latent_dim < 2:
+        raise ConfigError(
+            f"a coupling flow needs at least 2 latent dimensions, got {latent_dim}; "
+            "use method 'gaussian_vae' or 'sivi' for one"
+        )
+    return coupling_flow(
+        key,
+        base_dist=Normal(jnp.zeros(latent_dim)),
+        cond_dim=condition_size,
+        flow_layers=layers,
+        nn_width=width,
+        nn_activation=jax.nn.silu,
+    )
+
+
 class FlowHead(eqx.Module):
     """From features of one datum to a :class:`~avb.densities.FlowDensity`.
 
@@ -35,21 +58,11 @@ class FlowHead(eqx.Module):
     def __init__(
         self, feature_size: int, latent_dim: int, *, layers: int = 4, width: int = 64, key: Key
     ):
-        if latent_dim < 2:
-            raise ConfigError(
-                f"a coupling flow needs at least 2 latent dimensions, got {latent_dim}; "
-                "use method 'gaussian_vae' or 'sivi' for one"
-            )
         key_linear, key_flow = jax.random.split(key)
         size = 2 * latent_dim + CONDITION_SIZE
         self.linear = eqx.nn.Linear(feature_size, size, key=key_linear)
-        self.flow = coupling_flow(
-            key_flow,
-            base_dist=Normal(jnp.zeros(latent_dim)),
-            cond_dim=CONDITION_SIZE,
-            flow_layers=layers,
-            nn_width=width,
-            nn_activation=jax.nn.silu,
+        self.flow = coupling(
+            latent_dim, layers=layers, width=width, condition_size=CONDITION_SIZE, key=key_flow
         )
         self.latent_dim = latent_dim
 

@@ -21,12 +21,12 @@ def evaluation_table(document: dict[str, Any]) -> Group:
     count = document["rows"][0]["data"]
     table = plain_table(
         f"{document['method']} on {document['data']}, {document['settings']['split']} split, "
-        f"{count} data, step {document['step']}"
+        f"{count} data, step {document['step']}; nats per datum"
     )
     table.add_column("", justify="right", style="dim", no_wrap=True)
     table.add_column("quantity")
     table.add_column("what it is")
-    table.add_column("nats per\ndatum", justify="right", no_wrap=True)
+    table.add_column("mean", justify="right", no_wrap=True)
     table.add_column("s.e. (Monte\nCarlo)", justify="right")
     table.add_column("s.e.\n(data)", justify="right")
     table.add_column("data", justify="right", no_wrap=True)
