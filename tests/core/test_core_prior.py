@@ -142,3 +142,7 @@ def test_bad_data_are_refused(method):
     refuses(DataError, message, method, np.zeros((19, DATA_DIM), np.float32))
     message = f"data to evaluate: expected shape (n, ({DATA_DIM},)), got (1, 2)"
     refuses(DataError, message, method, np.zeros((30, 2), np.float32))
+    bad = np.zeros((30, DATA_DIM), np.float32)
+    bad[7, 1] = np.nan
+    message = "training data: expected finite numbers, got NaN or infinity"
+    refuses(DataError, message, method, bad)

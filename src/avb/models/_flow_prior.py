@@ -26,7 +26,9 @@ class FlowPrior(dist.Distribution):
         super().__init__(event_shape=flow.shape)
 
     @classmethod
-    def coupling(cls, latent_dim: int, *, layers: int = 8, width: int = 128, key: Key):
+    def coupling(
+        cls, latent_dim: int, *, layers: int = 8, width: int = 128, key: Key
+    ) -> "FlowPrior":
         """A coupling flow from N(0, I), as quick to sample as to evaluate.
 
         Args:

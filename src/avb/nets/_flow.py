@@ -1,4 +1,4 @@
-"""A conditional flow over latent vectors, from features: shared by posterior and contrast."""
+"""Coupling flows over latent vectors: conditional ones from features, and one for a prior."""
 
 import equinox as eqx
 import jax

@@ -78,7 +78,10 @@ class DeviceData(eqx.Module):
         """The batch at a position of an epoch's order, as float32."""
         start = position * self.batch_size
         index = lax.dynamic_slice_in_dim(order, start, self.batch_size)
-        chosen = self.raw[index]
+        return self.values(self.raw[index], key)
+
+    def values(self, chosen: Array, key: Key) -> Array:
+        """Some of the data as the likelihood takes them, float32."""
         return binarise(chosen, key) if self.encoding == "binarise" else as_real(chosen)
 
 

@@ -15,7 +15,7 @@ from avb.contrasts import PriorContrast
 from avb.evaluation._batched import check_data, over_batches
 from avb.models._flow_prior import FlowPrior
 from avb.posteriors import AbstractPosterior
-from avb.training._batches import Encoding, as_real, binarise
+from avb.training._batches import DeviceData, Encoding
 from avb.training._descend import descend
 
 STEPS = 4000
@@ -65,7 +65,7 @@ def fit_prior(
     Raises:
         ConfigError: The contrast is the prior, so that another one would make the critic wrong; or
             the model has but one latent dimension.
-        DataError: Data of the wrong shape, or fewer than 20.
+        DataError: Data of the wrong shape or type or not finite, or fewer than 20.
 
     References:
         Hoffman & Johnson (2016), https://approximateinference.org/2016/accepted/HoffmanJohnson2016.pdf;
@@ -83,7 +83,7 @@ def fit_prior(
         encoding = "binarise" if data.dtype == np.uint8 else "real"
     key_draws, key_order, key_flow, key_fit = jax.random.split(key, 4)
     prior = FlowPrior.coupling(method.model.latent_dim, key=key_flow)
-    draws = _draws(method.posterior, data, encoding, key_draws)
+    draws = _draws(method.posterior, DeviceData(data, encoding, batch_size=1), key_draws)
     order = np.asarray(jax.random.permutation(key_order, len(data)))
     held_out, fitted_to = np.split(draws[order], [int(HELD_OUT_SHARE * len(data))])
     prior = _fit(prior, jnp.asarray(fitted_to.reshape(-1, fitted_to.shape[-1])), key_fit)
@@ -97,24 +97,21 @@ def fit_prior(
     )
 
 
-def _draws(
-    posterior: AbstractPosterior, data: np.ndarray, encoding: Encoding, key: Key
-) -> Float[np.ndarray, "n k d"]:
+def _draws(posterior: AbstractPosterior, data: DeviceData, key: Key) -> Float[np.ndarray, "n k d"]:
     """Draws for each datum."""
-    count = max(1, min(DRAWS, MOST_DRAWS // len(data)))
+    count = max(1, min(DRAWS, MOST_DRAWS // len(data.raw)))
 
     @eqx.filter_jit
-    def of_batch(posterior, raw, keys):
+    def of_batch(posterior, data, raw, keys):
         def of_datum(raw: Array, key: Key) -> Array:
             key_pixels, key_draws = jax.random.split(key)
-            x = binarise(raw, key_pixels) if encoding == "binarise" else as_real(raw)
-            return posterior.sample(key_draws, x, (count,))
+            return posterior.sample(key_draws, data.values(raw, key_pixels), (count,))
 
         return jax.vmap(of_datum)(raw, keys)
 
     return over_batches(
-        lambda raw, keys: of_batch(posterior, raw, keys),
-        data,
+        lambda raw, keys: of_batch(posterior, data, raw, keys),
+        np.asarray(data.raw),
         key=key,
         batch_size=ENCODED_AT_ONCE,
     )
