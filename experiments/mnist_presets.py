@@ -45,6 +45,7 @@ class Config:
     Attributes:
         data_dir: Folder of the MNIST files.
         latent_dim: Number of latent dimensions.
+        prior: N(0, I), or a flow learned with the model.
         network: Fully connected, or convolutional.
         width: Units of each hidden layer.
         depth: Hidden layers of the fully connected networks.
@@ -74,6 +75,7 @@ class Config:
 
     data_dir: Path
     latent_dim: int = 8
+    prior: Literal["normal", "flow"] = "normal"
     network: Literal["mlp", "conv"] = "mlp"
     width: int = 300
     depth: int = 2
@@ -111,7 +113,12 @@ class Config:
     @property
     def variation(self) -> str:
         """What is not the library's default of some methods, as part of a file's name."""
-        return self._noise_sizes + self._weights + self._rate + self._critic_rates + self._start
+        changed = self._prior + self._noise_sizes + self._weights + self._rate
+        return changed + self._critic_rates + self._start
+
+    @property
+    def _prior(self) -> str:
+        return "" if self.prior == "normal" else f"_{self.prior}"
 
     @property
     def _start(self) -> str:
@@ -144,7 +151,7 @@ class Config:
         sizes = self._noise_sizes if method in WITH_NOISE_NETWORK else ""
         weights = "" if method in ON_THE_ELBO else self._weights
         rates = self._rate + (self._critic_rates if method in WITH_CRITIC else "")
-        return f"{method}{sizes}{weights}{rates}{self._start}-{seed}"
+        return f"{method}{self._prior}{sizes}{weights}{rates}{self._start}-{seed}"
 
     @property
     def fit_config(self) -> avb.FitConfig:
@@ -170,6 +177,7 @@ def train(config: Config, method: str, seed: int, run_dir: Path) -> None:
             start_from=config.start_from and str(config.start_from),
             seed=seed,
             latent_dim=config.latent_dim,
+            prior=config.prior,
             network=config.network,
             width=config.width,
             depth=config.depth,

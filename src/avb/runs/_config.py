@@ -5,7 +5,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from avb._architecture import Architecture, Likelihood, Network
+from avb._architecture import Architecture, Likelihood, Network, Prior
 from avb._check import expect_gradient_draws
 from avb._errors import ConfigError
 from avb.data._mnist import MNIST_NAMES
@@ -26,6 +26,8 @@ class RunConfig:
             The optimisers are new, and there is no KL warm-up unless one is given.
         seed: Seed of the initial parameters and of training.
         latent_dim: Latent dimensions.
+        prior: N(0, I), or a flow that is learned with the model, in any method but avb. A run that
+            starts from one with N(0, I) fits the flow to that run's posterior first.
         network: Fully connected, or convolutional for images.
         width: Units of each hidden layer.
         depth: Hidden layers of the fully connected networks.
@@ -56,6 +58,7 @@ class RunConfig:
     start_from: str | None = None
     seed: int = 0
     latent_dim: int = 8
+    prior: Prior = "normal"
     network: Network = "mlp"
     width: int = 300
     depth: int = 2
@@ -83,6 +86,11 @@ class RunConfig:
             raise ConfigError(f"num_classes: expected at least 2, got {self.num_classes}")
         self._check_importance_samples()
         self._check_gradient_draws()
+        if self.prior == "flow" and self.method == "avb":
+            raise ConfigError(
+                "prior: expected normal with avb, whose critic compares with the prior, got "
+                "'flow'; use avb_adaptive"
+            )
         # Refused now rather than once the data are loaded.
         self.architecture((1,), likelihood=self.likelihood or "normal")
 
@@ -117,6 +125,7 @@ class RunConfig:
         return Architecture(
             data_shape,
             latent_dim=self.latent_dim,
+            prior=self.prior,
             network=self.network,
             width=self.width,
             depth=self.depth,

@@ -30,7 +30,7 @@ def _build(record: RunRecord, key: Key) -> Method:
     """
     preset = partial(_method, record)
     # A flow keeps arrays in functions, which must not outlive the program that made them.
-    if record.config.method == "flow_vae":
+    if record.config.method == "flow_vae" or record.config.prior == "flow":
         return preset(key=key)
     # Equinox hands other arguments on to jax.jit; its types do not say so.
     options = for_one_call()

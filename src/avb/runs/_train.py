@@ -19,6 +19,7 @@ from avb.runs._record import RunRecord, expect_same_networks, read_record, write
 from avb.runs._signals import StopRequest, stop_on_signal
 
 if TYPE_CHECKING:
+    from avb._method import Method
     from avb.runs._checkpoints import Checkpoints
     from avb.training import FitResult, Progress, State
 
@@ -71,7 +72,7 @@ def train_run(
     if config.start_from is not None:
         run = load_run(config.start_from)
         record = dataclasses.replace(record, start_step=run.step)
-        state = started(state, run.method)
+        state = started(state, _with_prior(run.method, record, dataset))
     with writing(run_dir):
         run_dir.mkdir(parents=True, exist_ok=True)
     with locked(run_dir), stop_on_signal() as stop:
@@ -118,6 +119,21 @@ def resume_run(
         drop_rows_after(run_dir, int(state.step))
         files = _Files(run_dir, checkpoints, checkpoint_seconds)
         return _fit(record, dataset, state, files, stop, on_progress)
+
+
+def _with_prior(method: "Method", record: RunRecord, dataset: Dataset) -> "Method":
+    """The method to start from, with a flow for its prior where one is asked for."""
+    import jax
+
+    from avb.models import FlowPrior
+    from avb.runs._state import encoding
+    from avb.training import fit_prior
+
+    if record.config.prior == "normal" or isinstance(method.model.prior, FlowPrior):
+        return method
+    data = training_values(dataset.train, record.resolved.values)
+    key = jax.random.key(record.config.seed)
+    return fit_prior(method, data, key=key, encoding=encoding(record)).method
 
 
 def _expect_free(run_dir: Path, config: RunConfig) -> None:
