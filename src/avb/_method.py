@@ -6,9 +6,9 @@ import jax.numpy as jnp
 
 from avb._check import expect_equal, expect_gradient_draws
 from avb._errors import ConfigError
-from avb.contrasts import AbstractContrast, AnchoredSelfContrast, SelfContrast
+from avb.contrasts import AbstractContrast, AnchoredSelfContrast, PriorContrast, SelfContrast
 from avb.critics import AbstractCritic
-from avb.models import LatentVariableModel
+from avb.models import FlowPrior, LatentVariableModel
 from avb.objectives import AbstractObjective
 from avb.posteriors import (
     AbstractPosterior,
@@ -131,6 +131,11 @@ class Method(eqx.Module):
             raise ConfigError(
                 "a critic needs an objective: KLDual, Logistic, WeightedLogistic, "
                 "DonskerVaradhan or LeastSquares"
+            )
+        if isinstance(self.contrast, PriorContrast) and isinstance(self.model.prior, FlowPrior):
+            raise ConfigError(
+                "PriorContrast: expected a prior with a mean and a variance, by which the critic's "
+                "input is whitened, got FlowPrior; use AnchoredMomentContrast"
             )
         if isinstance(self.contrast, AnchoredSelfContrast):
             if not isinstance(self.posterior, SemiImplicitPosterior):

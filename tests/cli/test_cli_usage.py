@@ -102,6 +102,11 @@ def test_unknown_option_names_the_nearest(capsys):
             "method: expected one of gaussian_vae, iwae, flow_vae, avb, avb_adaptive, sivi, "
             "avb_self, got 'avb_adaptiv'; did you mean 'avb_adaptive'?",
         ),
+        (
+            ["--method", "avb", "--prior", "flow"],
+            "prior: expected normal with avb, whose critic compares with the prior, got 'flow'; "
+            "use avb_adaptive",
+        ),
         (["--seed", "-1"], "seed: expected 0 to 2^32 - 1, got -1"),
     ],
 )

@@ -29,7 +29,7 @@ def test_folder_holds_what_is_documented(trained: Path):
         "LOCK", "checkpoints", "config.json", "metrics.jsonl",
     ]  # fmt: skip
     document = json.loads((trained / "config.json").read_text())
-    assert document["format"] == 14
+    assert document["format"] == 15
     assert document["config"] == {**dataclasses.asdict(TINY), "channels": [16, 32, 32]}
     assert document["resolved"]["likelihood"] == "bernoulli"
     assert document["data"]["sizes"] == {"train": 1197, "validation": 300, "test": 300}
@@ -116,9 +116,9 @@ def test_config_that_lacks_a_setting(run_dir: Path):
 
 def test_another_format(run_dir: Path):
     path = run_dir / "config.json"
-    path.write_text(json.dumps({"format": 15, "avb": "9.0"}))
+    path.write_text(json.dumps({"format": 16, "avb": "9.0"}))
     message = (
-        f"{run_dir} was written in format 15 by avb 9.0: expected format 7 to 14; use that "
+        f"{run_dir} was written in format 16 by avb 9.0: expected format 7 to 15; use that "
         "version of avb, or train again into another folder"
     )
     with refused(message):
@@ -129,7 +129,7 @@ def test_the_format_before_the_sizes_of_the_noise_network(run_dir: Path):
     path = run_dir / "config.json"
     document = json.loads(path.read_text())
     document["format"] = 7
-    later = "start_from channels noise_width noise_depth noise_reach importance_samples"
+    later = "prior start_from channels noise_width noise_depth noise_reach importance_samples"
     for name in [*later.split(), "gradient_draws"]:
         del document["config"][name]
     path.write_text(json.dumps(document))

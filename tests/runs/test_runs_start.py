@@ -12,8 +12,11 @@ import numpy as np
 import pytest
 from test_runs_helpers import TINY
 
+import avb
 from avb import FitConfig, Outcome, RunError
+from avb.report import draw_run
 from avb.runs import RunConfig, load_run, resume_run, train_run
+from avb.training import _prior
 
 # So small that no parameter moves.
 STILL = FitConfig(epochs=1, learning_rate=1e-30, critic_learning_rate=1e-30)
@@ -72,6 +75,55 @@ def test_resumes_bit_for_bit_without_the_run_it_started_from(trained: Path, tmp_
     assert stopped.outcome is Outcome.STOPPED
     shutil.rmtree(tmp_path / "start")
     expect_same(resume_run(tmp_path / "run").method, whole.method)
+
+
+@pytest.fixture(scope="module")
+def with_flow(trained: Path, tmp_path_factory) -> Path:
+    """A run with a flow for its prior, from one with N(0, I)."""
+    folder = tmp_path_factory.mktemp("runs") / "flow"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_prior, "STEPS", 300)
+        train_run(longer(trained, prior="flow", fit=STILL), folder)
+    return folder
+
+
+def test_a_flow_is_fitted_to_the_posterior_of_a_run_with_another_prior(
+    trained: Path, with_flow: Path
+):
+    first, second = load_run(trained), load_run(with_flow)
+    ours, theirs = second.method, first.method
+    expect_same((ours.model.decoder, ours.posterior), (theirs.model.decoder, theirs.posterior))
+    data, key = first.held_out("train"), jax.random.key(0)
+    better, worse = (avb.elbo(each.model, each.posterior, data, key=key) for each in (ours, theirs))
+    assert better.mean > worse.mean + 0.2
+
+
+def test_a_run_with_a_flow_starts_from_one_with_a_flow(with_flow: Path, tmp_path: Path):
+    config = dataclasses.replace(load_run(with_flow).record.config, start_from=str(with_flow))
+    train_run(config, tmp_path / "run")
+    ours, theirs = (load_run(folder).method for folder in (tmp_path / "run", with_flow))
+    expect_same(ours, theirs)
+    z = np.ones((3, 2), np.float32)
+    np.testing.assert_array_equal(ours.model.prior.log_prob(z), theirs.model.prior.log_prob(z))
+
+
+def test_a_run_without_a_flow_does_not_start_from_one_with_it(with_flow: Path, tmp_path: Path):
+    message = (
+        f"start_from: {with_flow} has other networks (prior: expected normal, got flow): start "
+        "from a run of the same method and networks, or train one with its settings"
+    )
+    with pytest.raises(RunError, match=f"^{re.escape(message)}$"):
+        train_run(longer(with_flow, fit=STILL), tmp_path / "run")
+
+
+def test_a_run_with_a_flow_resumes_bit_for_bit_and_draws_the_flow(tmp_path: Path):
+    config = dataclasses.replace(TINY, prior="flow", fit=FitConfig(epochs=11))
+    whole = train_run(config, tmp_path / "whole")
+    stopped = train_run(config, tmp_path / "run", on_progress=lambda _: True)
+    assert stopped.outcome is Outcome.STOPPED
+    expect_same(resume_run(tmp_path / "run").method, whole.method)
+    draw_run(load_run(tmp_path / "run"))
+    assert (tmp_path / "run" / "latent.png").exists()
 
 
 def test_other_networks_are_refused(trained: Path, tmp_path: Path):

@@ -38,6 +38,7 @@ class Train(RunConfig):
     $ avb train mnist --data-dir ~/mnist --latent-dim 32 --network conv
     $ avb train counts.npz --likelihood negative-binomial --run-dir runs/counts
     $ avb train digits --start-from runs/digits-avb_adaptive-d8-s0 --epochs 100
+    $ avb train digits --prior flow
 
     Attributes:
         run_dir: The run folder; by default runs/DATA-METHOD-dD-sSEED, or that of the run to start

@@ -23,6 +23,7 @@ SHOWN_DATA = 5
 DRAWS = 1500
 COARSE, FINE = 81, 201
 PRIOR_SCALES = 5.0
+PRIOR_DRAWS = 1000
 NATS_BELOW = 12.0
 MASSES = (0.95, 0.8, 0.5, 0.2)
 SHADES = ("#dde4eb", "#c3cfda", "#a3b4c4", "#7f95a9")
@@ -89,9 +90,9 @@ def _box_of(grid: _Grid, draws: np.ndarray) -> Box:
 
 def _exact(model: LatentVariableModel, x: np.ndarray, draws: np.ndarray) -> _Grid:
     """p(x, z) on a grid fine enough for the evidence, found by way of a coarse one."""
-    prior = model.fixed_prior
-    centre = np.broadcast_to(np.asarray(prior.mean, np.float64), (2,))
-    reach = PRIOR_SCALES * np.sqrt(np.broadcast_to(np.asarray(prior.variance, np.float64), (2,)))
+    # Of draws, since a flow has moments of no other kind.
+    of_prior = np.asarray(model.prior.sample(jax.random.key(0), (PRIOR_DRAWS,)), np.float64)
+    centre, reach = of_prior.mean(axis=0), PRIOR_SCALES * of_prior.std(axis=0)
 
     def log_joint(points):
         return _log_joint(model, jnp.asarray(x), points)
@@ -148,7 +149,7 @@ def draw_posterior_grid(
 
     Args:
         path: Where to write the PNG file.
-        model: p(x, z) with two latent dimensions; its prior has a mean and a variance.
+        model: p(x, z) with two latent dimensions.
         posterior: q(z|x).
         data: Shape ``(n, *data_shape)``, at most 5 data.
         key: PRNG key of the draws.
