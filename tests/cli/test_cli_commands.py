@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from avb.cli import main
+from avb.training import _prior
 
 FAST = (
     *("--num-data", "20", "--draws", "4", "--max-components", "8", "--importance-samples", "8"),
@@ -31,6 +32,18 @@ def test_train_prints_a_plain_line_a_report_when_not_on_a_terminal(tmp_path: Pat
     assert out == ""
     pattern = r"epoch 3/3, step 9, \d+ steps/s, ELBO -?[\d.]+, validation -?[\d.]+ nats"
     assert re.search(f"^{pattern}$", err, re.MULTILINE), err
+
+
+def test_training_further_says_that_a_flow_is_fitted_first(
+    trained: Path, tmp_path: Path, capsys, monkeypatch
+):
+    monkeypatch.setattr(_prior, "STEPS", 20)
+    settings = "--method sivi --latent-dim 2 --width 8 --depth 1 --epochs 1 --prior flow"
+    start = ("--start-from", str(trained), "--run-dir", str(tmp_path / "run"))
+    assert main(["train", "digits", *settings.split(), *start]) == 0
+    assert f"first a flow is fitted to the posterior of {trained}\n" in capsys.readouterr().err
+    assert main(["evaluate", str(tmp_path / "run"), *FAST]) == 0
+    assert "lower bound" in capsys.readouterr().out
 
 
 def test_evaluate_json_is_all_of_stdout_and_is_kept_with_the_run(trained: Path, capsys):

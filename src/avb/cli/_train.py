@@ -69,6 +69,12 @@ class Train(RunConfig):
         config = self.config
         run_dir = self.run_dir or default_run_dir(config)
 
+        if config.prior == "flow" and config.start_from is not None:
+            start = read_record(Path(config.start_from))
+            if start.config.prior == "normal":
+                said = f"first a flow is fitted to the posterior of {config.start_from}"
+                errors().print(said, soft_wrap=True)
+
         def train(on_progress: "Callable[[Progress], None]") -> "FitResult":
             from avb.runs import train_run
 
