@@ -45,7 +45,7 @@ class Config:
     Attributes:
         data_dir: Folder of the MNIST files.
         latent_dim: Number of latent dimensions.
-        prior: N(0, I), or a flow learned with the model.
+        prior: N(0, I), or a flow fitted to the run to start from.
         network: Fully connected, or convolutional.
         width: Units of each hidden layer.
         depth: Hidden layers of the fully connected networks.

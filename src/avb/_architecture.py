@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from avb.models import AbstractLikelihood, LatentVariableModel
 
 Network = Literal["mlp", "conv"]
-Prior = Literal["normal", "flow"]
 Likelihood = Literal[
     "bernoulli", "normal", "pixel-normal", "categorical", "poisson", "negative-binomial"
 ]
@@ -26,8 +25,6 @@ class Architecture:
     Attributes:
         data_shape: Shape of one datum.
         latent_dim: Number of latent dimensions d.
-        prior: ``"normal"`` for N(0, I), or ``"flow"`` for a :class:`~avb.models.FlowPrior`, which
-            is learned with the model and needs two latent dimensions or more.
         network: ``"mlp"``, or ``"conv"`` for images.
         width: Units of each hidden layer.
         depth: Hidden layers of the fully connected networks.
@@ -50,7 +47,6 @@ class Architecture:
 
     data_shape: tuple[int, ...]
     latent_dim: int = 8
-    prior: Prior = "normal"
     network: Network = "mlp"
     width: int = 300
     depth: int = 2
@@ -80,7 +76,6 @@ class Architecture:
             raise ConfigError(
                 f"network: expected one of {', '.join(get_args(Network))}, got {self.network!r}"
             )
-        self._check_prior()
         known = get_args(Likelihood)
         if isinstance(self.likelihood, str) and self.likelihood not in known:
             raise ConfigError(
@@ -88,16 +83,6 @@ class Architecture:
             )
         if not self.input_scale > 0:
             raise ConfigError(f"input_scale: expected a positive number, got {self.input_scale}")
-
-    def _check_prior(self) -> None:
-        if self.prior not in get_args(Prior):
-            raise ConfigError(
-                f"prior: expected one of {', '.join(get_args(Prior))}, got {self.prior!r}"
-            )
-        if self.prior == "flow" and self.latent_dim < 2:
-            raise ConfigError(
-                f"a flow as prior: expected at least 2 latent dimensions, got {self.latent_dim}"
-            )
 
     @property
     def noise_sizes(self) -> dict[str, Any]:
@@ -140,18 +125,11 @@ class Architecture:
         )
 
     def build_model(self, *, key: "Key") -> "LatentVariableModel":
-        """Prior, decoder and likelihood."""
-        import jax
-
+        """Standard normal prior, decoder and likelihood."""
         from avb import nets
-        from avb.models import FlowPrior, LatentVariableModel
+        from avb.models import LatentVariableModel
         from avb.models._latent import standard_normal
 
-        if self.prior == "flow":
-            key, key_prior = jax.random.split(key)
-            prior = FlowPrior.coupling(self.latent_dim, key=key_prior)
-        else:
-            prior = standard_normal(self.latent_dim)
         likelihood = self.build_likelihood()
         out_shape = (likelihood.num_parameters, *self.data_shape)
         if self.network == "conv":
@@ -166,4 +144,6 @@ class Architecture:
             decoder = nets.MLPDecoder(
                 self.latent_dim, out_shape, width=self.width, depth=self.depth, key=key
             )
-        return LatentVariableModel(prior, decoder, likelihood, self.data_shape)
+        return LatentVariableModel(
+            standard_normal(self.latent_dim), decoder, likelihood, self.data_shape
+        )

@@ -41,7 +41,10 @@ def test_training_further_says_that_a_flow_is_fitted_first(
     settings = "--method sivi --latent-dim 2 --width 8 --depth 1 --epochs 1 --prior flow"
     start = ("--start-from", str(trained), "--run-dir", str(tmp_path / "run"))
     assert main(["train", "digits", *settings.split(), *start]) == 0
-    assert f"first a flow is fitted to the posterior of {trained}\n" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert f"first a flow is fitted to the posterior of {trained}\n" in err
+    pattern = r"the flow gained -?\d\.\d\d ± \d\.\d\d nats of ELBO before training, on data that"
+    assert re.search(pattern, err), err
     assert main(["evaluate", str(tmp_path / "run"), *FAST]) == 0
     assert "lower bound" in capsys.readouterr().out
 

@@ -103,9 +103,18 @@ def test_unknown_option_names_the_nearest(capsys):
             "avb_self, got 'avb_adaptiv'; did you mean 'avb_adaptive'?",
         ),
         (
-            ["--method", "avb", "--prior", "flow"],
+            ["--prior", "flow"],
+            "prior: a flow is fitted to the posterior of a trained run, got no run to start from; "
+            "train one first, and give it as start_from",
+        ),
+        (
+            ["--method", "avb", "--prior", "flow", "--start-from", "runs/first"],
             "prior: expected normal with avb, whose critic compares with the prior, got 'flow'; "
             "use avb_adaptive",
+        ),
+        (
+            ["--latent-dim", "1", "--prior", "flow", "--start-from", "runs/first"],
+            "a flow as prior: expected at least 2 latent dimensions, got 1",
         ),
         (["--seed", "-1"], "seed: expected 0 to 2^32 - 1, got -1"),
     ],

@@ -26,7 +26,7 @@ from avb.contrasts import (
     SelfContrast,
 )
 from avb.critics import AbstractCritic, ResidualCritic, TelescopingCritic
-from avb.models import FamilyLikelihood, FixedNormal, FlowPrior
+from avb.models import FamilyLikelihood, FixedNormal
 from avb.nets import MLPEncoder
 from avb.objectives import (
     DonskerVaradhan,
@@ -180,10 +180,6 @@ CASES["more draws to fit"] = Case(
     ),
     apart=True,
 )
-CASES["flow prior"] = Case(
-    lambda key: avb.avb_adaptive(dataclasses.replace(ARCHITECTURE, prior="flow"), key=key),
-    apart=True,
-)
 for name, shape in (("gaussian_vae", (4, 5, 3)), ("avb", (5, 6))):
     images = Architecture(shape, D, network="conv", width=WIDTH)
     CASES[f"convolutional {name} {shape}"] = Case(
@@ -282,10 +278,8 @@ def test_players_and_their_gradients(case, key):
             learnt[name] = learnt.get(name, False) or bool(np.any(gradient != 0))
         method = descend(method, present.total)
         present = compiled(method, x, key_probe, case.apart)
-    # A prior that is no flow is held fixed, and so are anchors.
-    fixed = [".contrast.anchors"]
-    if not isinstance(method.model.prior, FlowPrior):
-        fixed.append(".model.prior")
+    # The prior is held fixed, and so are anchors.
+    fixed = [".model.prior", ".contrast.anchors"]
     if isinstance(method.objective, DonskerVaradhan):
         # A constant added to T does not change this objective.
         fixed.append(".critic.output.bias")

@@ -38,7 +38,7 @@ class Train(RunConfig):
     $ avb train mnist --data-dir ~/mnist --latent-dim 32 --network conv
     $ avb train counts.npz --likelihood negative-binomial --run-dir runs/counts
     $ avb train digits --start-from runs/digits-avb_adaptive-d8-s0 --epochs 100
-    $ avb train digits --prior flow
+    $ avb train digits --start-from runs/digits-avb_adaptive-d8-s0 --prior flow
 
     Attributes:
         run_dir: The run folder; by default runs/DATA-METHOD-dD-sSEED, or that of the run to start
@@ -69,15 +69,12 @@ class Train(RunConfig):
         config = self.config
         run_dir = self.run_dir or default_run_dir(config)
 
-        if config.prior == "flow" and config.start_from is not None:
-            start = read_record(Path(config.start_from))
-            if start.config.prior == "normal":
-                said = f"first a flow is fitted to the posterior of {config.start_from}"
-                errors().print(said, soft_wrap=True)
-
         def train(on_progress: "Callable[[Progress], None]") -> "FitResult":
             from avb.runs import train_run
 
+            if config.prior == "flow":
+                said = f"first a flow is fitted to the posterior of {config.start_from}"
+                errors().print(said, soft_wrap=True)
             return train_run(
                 config,
                 run_dir,
@@ -136,6 +133,13 @@ def _show(
 
     from avb.training import Outcome
 
+    gain = read_record(run_dir).prior_gain
+    if gain is not None:
+        console.print(
+            f"the flow gained {gain[0]:.2f} ± {gain[1]:.2f} nats of ELBO before training, on data "
+            "that it was not fitted to",
+            soft_wrap=True,
+        )
     if result.outcome is Outcome.STOPPED:
         step = int(result.state.step)
         console.print(

@@ -1,4 +1,4 @@
-"""A normalizing flow as the prior of a model, learned with it."""
+"""A normalizing flow as the prior of a model."""
 
 import jax
 import numpyro.distributions as dist
@@ -12,9 +12,6 @@ from avb.nets._flow import coupling
 
 class FlowPrior(dist.Distribution):
     """p(z) by a normalizing flow, with event shape ``(d,)``.
-
-    Unlike other priors it is trained with the model: of all priors the aggregate posterior
-    E_data[q(z|x)] has the highest ELBO (Hoffman & Johnson 2016), and a flow can follow it.
 
     Args:
         flow: A FlowJAX distribution over z of shape ``(d,)``, without a condition.

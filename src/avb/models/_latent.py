@@ -10,7 +10,6 @@ from jaxtyping import Array, Float
 
 from avb._check import expect_equal
 from avb._types import Datum, Key, Latent, Scalar, Shape
-from avb.models._flow_prior import FlowPrior
 from avb.models._likelihood import AbstractLikelihood
 from avb.nets._rows import over_rows
 
@@ -25,8 +24,7 @@ class LatentVariableModel(eqx.Module):
     """p(x, z) = p(z) p(x|z) for one datum x and one latent vector z.
 
     Args:
-        prior: A NumPyro distribution with event shape ``(d,)``. It is held fixed, but for a
-            :class:`FlowPrior`, which learns with the decoder.
+        prior: A NumPyro distribution with event shape ``(d,)``. It is held fixed.
         decoder: Any Equinox module or function from ``(d,)`` to the likelihood's
             unbounded parameters, of shape ``(likelihood.num_parameters, *data_shape)``.
         likelihood: How the parameters become a distribution of the datum.
@@ -61,8 +59,7 @@ class LatentVariableModel(eqx.Module):
 
     def log_prior(self, z: Latent) -> Scalar:
         """Log p(z), in nats."""
-        prior = self.prior if isinstance(self.prior, FlowPrior) else self.fixed_prior
-        return jnp.asarray(prior.log_prob(z))
+        return jnp.asarray(self.fixed_prior.log_prob(z))
 
     def log_likelihood(self, x: Datum, z: Latent) -> Scalar:
         """Log p(x|z), summed over the datum's elements, in nats."""

@@ -3,14 +3,16 @@
 import dataclasses
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
-from avb._architecture import Architecture, Likelihood, Network, Prior
+from avb._architecture import Architecture, Likelihood, Network
 from avb._check import expect_gradient_draws
 from avb._errors import ConfigError
 from avb.data._mnist import MNIST_NAMES
 from avb.runs._methods import METHODS
 from avb.training._config import FitConfig
+
+Prior = Literal["normal", "flow"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,8 +28,8 @@ class RunConfig:
             The optimisers are new, and there is no KL warm-up unless one is given.
         seed: Seed of the initial parameters and of training.
         latent_dim: Latent dimensions.
-        prior: N(0, I), or a flow that is learned with the model, in any method but avb. A run that
-            starts from one with N(0, I) fits the flow to that run's posterior first.
+        prior: N(0, I), or a flow that is fitted to the posterior of the run to start from and then
+            held fixed; with any method but avb.
         network: Fully connected, or convolutional for images.
         width: Units of each hidden layer.
         depth: Hidden layers of the fully connected networks.
@@ -86,11 +88,7 @@ class RunConfig:
             raise ConfigError(f"num_classes: expected at least 2, got {self.num_classes}")
         self._check_importance_samples()
         self._check_gradient_draws()
-        if self.prior == "flow" and self.method == "avb":
-            raise ConfigError(
-                "prior: expected normal with avb, whose critic compares with the prior, got "
-                "'flow'; use avb_adaptive"
-            )
+        self._check_prior()
         # Refused now rather than once the data are loaded.
         self.architecture((1,), likelihood=self.likelihood or "normal")
 
@@ -113,6 +111,28 @@ class RunConfig:
         elif self.gradient_draws is not None:
             raise ConfigError("gradient_draws without importance_samples: give both or neither")
 
+    def _check_prior(self) -> None:
+        if self.prior not in get_args(Prior):
+            raise ConfigError(
+                f"prior: expected one of {', '.join(get_args(Prior))}, got {self.prior!r}"
+            )
+        if self.prior == "normal":
+            return
+        if self.method == "avb":
+            raise ConfigError(
+                "prior: expected normal with avb, whose critic compares with the prior, got "
+                "'flow'; use avb_adaptive"
+            )
+        if self.latent_dim < 2:
+            raise ConfigError(
+                f"a flow as prior: expected at least 2 latent dimensions, got {self.latent_dim}"
+            )
+        if self.start_from is None:
+            raise ConfigError(
+                "prior: a flow is fitted to the posterior of a trained run, got no run to start "
+                "from; train one first, and give it as start_from"
+            )
+
     def architecture(
         self,
         data_shape: tuple[int, ...],
@@ -125,7 +145,6 @@ class RunConfig:
         return Architecture(
             data_shape,
             latent_dim=self.latent_dim,
-            prior=self.prior,
             network=self.network,
             width=self.width,
             depth=self.depth,

@@ -31,6 +31,8 @@ class RunRecord:
         data: Name, fingerprint, dtype, sizes and provenance of the data set.
         avb: The version of this library that began the run.
         start_step: Steps taken then by the run that this one starts from, if it does.
+        prior_gain: What a flow fitted to that run's posterior gained in ELBO, on data that it was
+            not fitted to, and the standard error over them, in nats per datum.
     """
 
     config: RunConfig
@@ -38,6 +40,7 @@ class RunRecord:
     data: dict[str, Any]
     avb: str
     start_step: int | None = None
+    prior_gain: tuple[float, float] | None = None
 
     @classmethod
     def of(cls, config: RunConfig, resolved: Resolved, dataset: Dataset) -> "RunRecord":
@@ -80,13 +83,14 @@ def read_record(folder: Path) -> RunRecord:
             "of avb, or train again into another folder"
         )
     try:
-        resolved = document["resolved"]
+        resolved, gain = document["resolved"], document.get("prior_gain")
         return RunRecord(
             config=config_from_json(_completed(document["config"])),
             resolved=Resolved(**{**resolved, "data_shape": tuple(resolved["data_shape"])}),
             data=document["data"],
             avb=document["avb"],
             start_step=document.get("start_step"),
+            prior_gain=gain and tuple(gain),
         )
     except (KeyError, TypeError, ConfigError) as error:
         raise RunError(
@@ -102,8 +106,8 @@ def expect_same_networks(record: RunRecord, start: Path) -> None:
         RunError: With what differs; or no run is there.
     """
     ours, theirs = (_networks(each) for each in (record, read_record(start)))
-    if ours["prior"] == "flow":
-        # One is fitted where there is none.
+    if record.config.prior == "flow":
+        # It is fitted anew, whatever the other's prior.
         del ours["prior"]
     differing = [
         f"{name}: expected {ours[name]}, got {theirs[name]}"
@@ -119,7 +123,12 @@ def expect_same_networks(record: RunRecord, start: Path) -> None:
 
 def _networks(record: RunRecord) -> dict[str, Any]:
     """All that the shapes of the parameters follow from."""
-    values = {"method": record.config.method, **dataclasses.asdict(record.architecture)}
+    config = record.config
+    values = {
+        "method": config.method,
+        "prior": config.prior,
+        **dataclasses.asdict(record.architecture),
+    }
     return {name: values[name] for name in values if not name.startswith("input_")}
 
 

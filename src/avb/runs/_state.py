@@ -12,6 +12,7 @@ from avb._compiling import for_one_call
 from avb._method import Method
 from avb._presets import PRESETS
 from avb._types import Key
+from avb.models import FlowPrior
 from avb.runs._record import RunRecord
 from avb.training import DeviceData, State, init
 from avb.training._batches import Encoding
@@ -41,6 +42,10 @@ def _build(record: RunRecord, key: Key) -> Method:
 def _method(record: RunRecord, *, key: Key) -> Method:
     """The preset, with what the configuration changes of it."""
     method = PRESETS[record.config.method](record.architecture, key=key)
+    if record.config.prior == "flow":
+        # For its shapes: the one that is fitted takes its place, or that of a checkpoint.
+        prior = FlowPrior.coupling(record.config.latent_dim, key=key)
+        method = eqx.tree_at(lambda m: m.model.prior, method, prior)
     samples, draws = record.config.importance_samples, record.config.gradient_draws
     if samples is None:
         return method

@@ -21,7 +21,7 @@ from avb.runs._signals import StopRequest, stop_on_signal
 if TYPE_CHECKING:
     from avb._method import Method
     from avb.runs._checkpoints import Checkpoints
-    from avb.training import FitResult, Progress, State
+    from avb.training import FitResult, FittedPrior, Progress, State
 
 OnProgress = Callable[["Progress"], bool | None]
 
@@ -72,7 +72,12 @@ def train_run(
     if config.start_from is not None:
         run = load_run(config.start_from)
         record = dataclasses.replace(record, start_step=run.step)
-        state = started(state, _with_prior(run.method, record, dataset))
+        method = run.method
+        if config.prior == "flow":
+            fitted = _fit_prior(method, record, dataset)
+            method, gain = fitted.method, (fitted.gain, fitted.standard_error)
+            record = dataclasses.replace(record, prior_gain=gain)
+        state = started(state, method)
     with writing(run_dir):
         run_dir.mkdir(parents=True, exist_ok=True)
     with locked(run_dir), stop_on_signal() as stop:
@@ -121,19 +126,15 @@ def resume_run(
         return _fit(record, dataset, state, files, stop, on_progress)
 
 
-def _with_prior(method: "Method", record: RunRecord, dataset: Dataset) -> "Method":
-    """The method to start from, with a flow for its prior where one is asked for."""
+def _fit_prior(method: "Method", record: RunRecord, dataset: Dataset) -> "FittedPrior":
     import jax
 
-    from avb.models import FlowPrior
     from avb.runs._state import encoding
     from avb.training import fit_prior
 
-    if record.config.prior == "normal" or isinstance(method.model.prior, FlowPrior):
-        return method
     data = training_values(dataset.train, record.resolved.values)
     key = jax.random.key(record.config.seed)
-    return fit_prior(method, data, key=key, encoding=encoding(record)).method
+    return fit_prior(method, data, key=key, encoding=encoding(record))
 
 
 def _expect_free(run_dir: Path, config: RunConfig) -> None:
