@@ -13,7 +13,7 @@ import pytest
 from test_runs_helpers import TINY
 
 import avb
-from avb import FitConfig, Outcome, RunError
+from avb import ConfigError, FitConfig, Outcome, RunError
 from avb.report import draw_run
 from avb.runs import RunConfig, load_run, resume_run, train_run
 from avb.training import _prior
@@ -118,6 +118,12 @@ def test_a_run_without_a_flow_does_not_start_from_one_with_it(with_flow: Path, t
     )
     with pytest.raises(RunError, match=f"^{re.escape(message)}$"):
         train_run(longer(with_flow, fit=STILL), tmp_path / "run")
+
+
+def test_an_unknown_prior_is_refused(trained: Path):
+    message = "prior: expected one of normal, flow, got 'vamp'"
+    with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
+        longer(trained, prior="vamp")
 
 
 def test_a_run_with_a_flow_resumes_bit_for_bit_and_draws_the_flow(
