@@ -57,6 +57,7 @@ class Config:
         importance_samples: Draws in the importance-weighted bound that is climbed, of all methods
             but gaussian_vae and sivi; the library's default where it is not given.
         gradient_draws: How many of those draws go back through the networks; by default all.
+        hmc_transitions: Hamiltonian transitions before the model learns from draws.
         epochs: Epochs of each run.
         kl_warmup: Epochs over which the weight of log p(z) − log q(z|x) rises from 0 to 1; the
             library's default where it is not given.
@@ -85,6 +86,7 @@ class Config:
     noise_reach: float | None = None
     importance_samples: int | None = None
     gradient_draws: int | None = None
+    hmc_transitions: int = 0
     epochs: int = 30
     kl_warmup: float | None = None
     learning_rate: float = avb.FitConfig.learning_rate
@@ -113,7 +115,7 @@ class Config:
     @property
     def variation(self) -> str:
         """What is not the library's default of some methods, as part of a file's name."""
-        changed = self._prior + self._noise_sizes + self._weights + self._rate
+        changed = self._prior + self._noise_sizes + self._weights + self._hmc + self._rate
         return changed + self._critic_rates + self._start
 
     @property
@@ -128,6 +130,10 @@ class Config:
     def _weights(self) -> str:
         back = "" if self.gradient_draws is None else f"_back{self.gradient_draws}"
         return "" if self.importance_samples is None else f"_iw{self.importance_samples}{back}"
+
+    @property
+    def _hmc(self) -> str:
+        return f"_hmc{self.hmc_transitions}" if self.hmc_transitions else ""
 
     @property
     def _rate(self) -> str:
@@ -151,7 +157,7 @@ class Config:
         sizes = self._noise_sizes if method in WITH_NOISE_NETWORK else ""
         weights = "" if method in ON_THE_ELBO else self._weights
         rates = self._rate + (self._critic_rates if method in WITH_CRITIC else "")
-        return f"{method}{self._prior}{sizes}{weights}{rates}{self._start}-{seed}"
+        return f"{method}{self._prior}{sizes}{weights}{self._hmc}{rates}{self._start}-{seed}"
 
     @property
     def fit_config(self) -> avb.FitConfig:
@@ -187,6 +193,7 @@ def train(config: Config, method: str, seed: int, run_dir: Path) -> None:
             noise_reach=config.noise_reach,
             importance_samples=None if method in ON_THE_ELBO else config.importance_samples,
             gradient_draws=None if method in ON_THE_ELBO else config.gradient_draws,
+            hmc_transitions=config.hmc_transitions,
             fit=config.fit_config,
         )
         result = avb.train_run(run_config, run_dir)

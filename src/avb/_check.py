@@ -24,3 +24,9 @@ def expect_gradient_draws(got: int | None, importance_samples: int) -> None:
             "gradient_draws: expected at least 1 and fewer than importance_samples, "
             f"got {got} of {importance_samples}"
         )
+
+
+def expect_hmc_transitions(got: int) -> None:
+    """Raise a ``ConfigError`` for fewer transitions than none."""
+    if got < 0:
+        raise ConfigError(f"hmc_transitions: expected zero or more, got {got}")

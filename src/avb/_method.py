@@ -4,7 +4,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from avb._check import expect_equal, expect_gradient_draws
+from avb._check import expect_equal, expect_gradient_draws, expect_hmc_transitions
 from avb._errors import ConfigError
 from avb.contrasts import AbstractContrast, AnchoredSelfContrast, PriorContrast, SelfContrast
 from avb.critics import AbstractCritic
@@ -53,6 +53,10 @@ class Method(eqx.Module):
         posterior_draws: Draws of q a datum in each step. They share the datum's features and
             the components of a self contrast: with few data, or few in a batch, more draws
             cost less than repeated data and make the gradient as much less noisy.
+        hmc_transitions: Transitions of Hamiltonian Monte Carlo, of five leapfrog steps each, that
+            move draws of q towards p(z|x) before the model learns from them (Hoffman 2017). The
+            model then climbs log p(x) itself, as far as they arrive; the posterior learns from the
+            bound, as without. With 0 both learn from the bound.
 
     Raises:
         ConfigError: Parts that do not fit each other; the message names the mend.
@@ -68,6 +72,7 @@ class Method(eqx.Module):
     contrast_draws: int = eqx.field(static=True, default=1)
     fit_draws: int = eqx.field(static=True, default=1)
     posterior_draws: int = eqx.field(static=True, default=1)
+    hmc_transitions: int = eqx.field(static=True, default=0)
 
     def __check_init__(self):
         expect_equal(
@@ -78,6 +83,7 @@ class Method(eqx.Module):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}: expected at least 1, got {getattr(self, name)}")
         expect_gradient_draws(self.gradient_draws, self.importance_samples)
+        expect_hmc_transitions(self.hmc_transitions)
         self._check_fit_draws()
         if self.critic is None:
             self._check_without_critic()

@@ -136,10 +136,15 @@ def weighted(architecture: Architecture, *, key: Key) -> Method:
     return dataclasses.replace(avb.avb_adaptive(architecture, key=key), importance_samples=3)
 
 
+def refined(architecture: Architecture, *, key: Key) -> Method:
+    """AVB whose model learns from draws that Hamiltonian Monte Carlo has moved."""
+    return dataclasses.replace(avb.avb_adaptive(architecture, key=key), hmc_transitions=2)
+
+
 # One preset for each way in which the ELBO is computed, and for each kind of adversary.
 @pytest.fixture(
     scope="module",
-    params=[avb.flow_vae, avb.iwae, avb.sivi, avb.avb_adaptive, telescoping, weighted],
+    params=[avb.flow_vae, avb.iwae, avb.sivi, avb.avb_adaptive, telescoping, weighted, refined],
     ids=lambda make: make.__name__,
 )
 def preset(request) -> tuple[Method, State, State]:

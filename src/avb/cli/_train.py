@@ -135,9 +135,10 @@ def _show(
 
     gain = read_record(run_dir).prior_gain
     if gain is not None:
+        quantity = "log p(x)" if config.hmc_transitions else "ELBO"
         console.print(
-            f"the flow gained {gain[0]:.2f} ± {gain[1]:.2f} nats of ELBO before training, on data "
-            "that it was not fitted to",
+            f"the flow gained {gain[0]:.2f} ± {gain[1]:.2f} nats of {quantity} before training, on "
+            "data that it was not fitted to",
             soft_wrap=True,
         )
     if result.outcome is Outcome.STOPPED:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from avb._architecture import Architecture, Likelihood, Network
-from avb._check import expect_gradient_draws
+from avb._check import expect_gradient_draws, expect_hmc_transitions
 from avb._errors import ConfigError
 from avb.data._mnist import MNIST_NAMES
 from avb.runs._methods import METHODS
@@ -46,6 +46,9 @@ class RunConfig:
             likelihood and take longer.
         gradient_draws: How many of those draws go back through the networks, chosen by their
             weights; by default all. Fewer take less time a step, and noise is added.
+        hmc_transitions: Hamiltonian transitions, of five leapfrog steps each, that move draws of
+            the posterior towards p(z|x) before the model learns from them. A few gain likelihood
+            at the end of training, with start_from, and take several times longer an epoch.
         likelihood: By default bernoulli for uint8 data, poisson for counts, else normal.
         num_classes: Classes of the categorical likelihood.
         fit: How to train.
@@ -70,6 +73,7 @@ class RunConfig:
     noise_reach: float | None = None
     importance_samples: int | None = None
     gradient_draws: int | None = None
+    hmc_transitions: int = 0
     likelihood: Likelihood | None = None
     num_classes: int = 256
     fit: FitConfig = dataclasses.field(default_factory=FitConfig)
@@ -88,6 +92,7 @@ class RunConfig:
             raise ConfigError(f"num_classes: expected at least 2, got {self.num_classes}")
         self._check_importance_samples()
         self._check_gradient_draws()
+        expect_hmc_transitions(self.hmc_transitions)
         self._check_prior()
         # Refused now rather than once the data are loaded.
         self.architecture((1,), likelihood=self.likelihood or "normal")

@@ -13,11 +13,12 @@ from avb.runs._config import RunConfig, config_from_json
 from avb.runs._folder import CONFIG, write_json
 from avb.runs._prepare import HELD_OUT_SEEDS, Resolved
 
-FORMAT = 15
+FORMAT = 16
 # Format 7 lacks the sizes of the noise network, 8 its reach, 9 the number of importance samples,
 # which were then the defaults, 10 the critic's final rate, which was then the model's, 11 the
 # number of draws that go back, which was all, 12 the channels, which were the default, 13 the run
-# to start from, which was none, and 14 the prior, which was normal.
+# to start from, which was none, 14 the prior, which was normal, and 15 Hamiltonian transitions,
+# of which there were none.
 READABLE = range(7, FORMAT + 1)
 
 

@@ -46,6 +46,7 @@ def _method(record: RunRecord, *, key: Key) -> Method:
         # For its shapes: the one that is fitted takes its place, or that of a checkpoint.
         prior = FlowPrior.coupling(record.config.latent_dim, key=key)
         method = eqx.tree_at(lambda m: m.model.prior, method, prior)
+    method = dataclasses.replace(method, hmc_transitions=record.config.hmc_transitions)
     samples, draws = record.config.importance_samples, record.config.gradient_draws
     if samples is None:
         return method

@@ -182,7 +182,11 @@ def _metrics(state: State, epoch: float) -> dict[str, float]:
     }
     faults = np.asarray(state.faults.by_part)
     skipped = {f"skipped_{part}": int(n) for part, n in zip(PARTS, faults, strict=True)}
-    return {"step": int(state.step), "epoch": epoch, **means, **norms, **skipped}
+    chains = {}
+    if state.chains is not None:
+        chains["hmc_acceptance"] = float(state.chains.acceptance)
+        chains["hmc_step_size"] = float(jnp.exp(state.chains.log_step_size))
+    return {"step": int(state.step), "epoch": epoch, **means, **norms, **skipped, **chains}
 
 
 class _Validation:

@@ -47,7 +47,9 @@ class Terms(eqx.Module):
     latent: Scalar
 
 
-def total_loss(method: Method, x: Data, key: Key, beta: Scalar) -> tuple[Scalar, Terms]:
+def total_loss(
+    method: Method, x: Data, key: Key, beta: Scalar, refined: Float[Array, "r d"] | None = None
+) -> tuple[Scalar, Terms]:
     """The sum of both players' losses; each player's parameters see only their own.
 
     Args:
@@ -55,10 +57,22 @@ def total_loss(method: Method, x: Data, key: Key, beta: Scalar) -> tuple[Scalar,
         x: A batch of data, of shape ``(n, *data_shape)``.
         key: PRNG key.
         beta: Weight of log p(z) − log q(z|x), 1 but for the KL warm-up.
+        refined: Draws, a row each, that the model learns from in place of the bound, as
+            :func:`~avb.training._refine.refine` gives them.
 
     Returns:
         The loss and the terms, in nats per datum.
     """
+    if refined is None:
+        return _bound_loss(method, x, key, beta)
+    held = eqx.tree_at(lambda method: method.model, method, stop(method.model))
+    loss, terms = _bound_loss(held, x, key, beta)
+    log_likelihoods = method.model.log_likelihoods(repeated(x, len(refined) // len(x)), refined)
+    return loss - jnp.mean(log_likelihoods), terms
+
+
+def _bound_loss(method: Method, x: Data, key: Key, beta: Scalar) -> tuple[Scalar, Terms]:
+    """Both players' losses, the model's and the posterior's being less the bound."""
     if isinstance(method.contrast, SelfContrast):
         return _semi_implicit(method, x, over_rows(method.posterior.encoder)(x), key, beta)
     features = over_rows(method.posterior.encoder)(x)

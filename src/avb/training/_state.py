@@ -14,6 +14,7 @@ from avb.training._batches import DeviceData
 from avb.training._config import FitConfig
 from avb.training._guard import PARTS, Faults
 from avb.training._losses import Terms
+from avb.training._refine import Chains
 
 Tree = TypeVar("Tree")
 
@@ -53,6 +54,7 @@ class State(eqx.Module):
         order: Order of the data in the present epoch, shape ``(n,)``.
         faults: Counts of non-finite steps.
         sums: Running sums since the last report.
+        chains: Those of Hamiltonian Monte Carlo, where the method has some.
     """
 
     method: Method
@@ -64,6 +66,7 @@ class State(eqx.Module):
     order: Int32[Array, " n"]
     faults: Faults
     sums: Sums
+    chains: Chains | None
 
     @property
     def averaged(self) -> Method:
@@ -145,6 +148,7 @@ def _start(method: Method, data: DeviceData, config: FitConfig, key: Key) -> Sta
         order=jnp.zeros(data.raw.shape[0], jnp.int32),
         faults=Faults.none(),
         sums=Sums.zero(),
+        chains=Chains.first() if method.hmc_transitions else None,
     )
     return copied(state)
 

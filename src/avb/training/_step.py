@@ -19,6 +19,7 @@ from avb.training._contest import adversary_loss, contest
 from avb.training._draws import drawn
 from avb.training._guard import part_at_fault, squared_norm
 from avb.training._losses import total_loss
+from avb.training._refine import refine
 from avb.training._state import Rates, State, Sums, optimisers, players, with_players
 
 # The average moves every few steps, with the same time constant: its memory traffic would
@@ -51,7 +52,8 @@ def step(state: State, data: DeviceData, config: FitConfig, rates: Rates | None 
     """
     total_steps = config.epochs * data.steps_per_epoch
     order_key, step_key = jax.random.split(state.key)
-    key_data, key_loss, key_extra = jax.random.split(jax.random.fold_in(step_key, state.step), 3)
+    keys = jax.random.split(jax.random.fold_in(step_key, state.step), 4)
+    key_data, key_loss, key_extra, key_chains = keys
     epoch, position = jnp.divmod(state.step, data.steps_per_epoch)
     order = lax.cond(position == 0, lambda: data.order(order_key, epoch), lambda: state.order)
     x = data.batch(order, position, key_data)
@@ -67,7 +69,10 @@ def step(state: State, data: DeviceData, config: FitConfig, rates: Rates | None 
 
     beta = _kl_weight(config, state.step, data.steps_per_epoch)
     gradient = eqx.filter_grad(total_loss, has_aux=True)
-    gradients, terms = gradient(method, x, key_loss, beta)
+    refined, chains = None, state.chains
+    if chains is not None:
+        refined, chains = refine(method, x, key_chains, chains)
+    gradients, terms = gradient(method, x, key_loss, beta, refined)
     squared = jnp.stack(
         [
             squared_norm(part)
@@ -107,6 +112,7 @@ def step(state: State, data: DeviceData, config: FitConfig, rates: Rates | None 
         order=order,
         faults=state.faults.after(ok, part),
         sums=_add(state.sums, Sums(terms, norms, jnp.ones((), jnp.int32)), ok),
+        chains=chains,
     )
 
 
