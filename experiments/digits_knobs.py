@@ -49,6 +49,7 @@ CHANGES = {
     "importance_samples": Change(
         "`importance_samples` 5 instead of 1", method={"importance_samples": 5}
     ),
+    "hmc_transitions": Change("`hmc_transitions` 4 instead of 0", method={"hmc_transitions": 4}),
     "critic_warmup": Change("`critic_warmup` 90 steps instead of 0", {"critic_warmup": 90}),
     "ema_decay": Change("`ema_decay` 0 instead of 0.999", {"ema_decay": 0.0}),
     "clip_norm": Change("`clip_norm` 20 instead of 500", {"clip_norm": 20.0}),

@@ -99,6 +99,11 @@ METHODS = [
         "gradient_draws: expected at least 1 and fewer than importance_samples, got 1 of 1",
     ),
     Bad(
+        "Hamiltonian transitions",
+        lambda m: Method(m, gaussian(), hmc_transitions=-1),
+        "hmc_transitions: expected zero or more, got -1",
+    ),
+    Bad(
         "contrast draws",
         lambda m: Method(m, gaussian(), contrast_draws=-1),
         "contrast_draws: expected at least 1, got -1",

@@ -116,9 +116,9 @@ def test_config_that_lacks_a_setting(run_dir: Path):
 
 def test_another_format(run_dir: Path):
     path = run_dir / "config.json"
-    path.write_text(json.dumps({"format": 16, "avb": "9.0"}))
+    path.write_text(json.dumps({"format": 17, "avb": "9.0"}))
     message = (
-        f"{run_dir} was written in format 16 by avb 9.0: expected format 7 to 15; use that "
+        f"{run_dir} was written in format 17 by avb 9.0: expected format 7 to 16; use that "
         "version of avb, or train again into another folder"
     )
     with refused(message):
@@ -130,10 +130,11 @@ def test_the_format_before_the_sizes_of_the_noise_network(run_dir: Path):
     document = json.loads(path.read_text())
     document["format"] = 7
     later = "prior start_from channels noise_width noise_depth noise_reach importance_samples"
-    for name in [*later.split(), "gradient_draws"]:
+    for name in [*later.split(), "gradient_draws", "hmc_transitions"]:
         del document["config"][name]
     path.write_text(json.dumps(document))
-    assert load_run(run_dir).record.config.noise_width is None
+    config = load_run(run_dir).record.config
+    assert (config.noise_width, config.prior, config.hmc_transitions) == (None, "normal", 0)
 
 
 def test_the_format_before_the_critics_final_rate(run_dir: Path):

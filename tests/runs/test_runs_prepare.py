@@ -129,6 +129,7 @@ GRADIENT_DRAWS = "gradient_draws: expected at least 1 and fewer than importance_
             {"gradient_draws": 1},
             "gradient_draws without importance_samples: give both or neither",
         ),
+        ({"hmc_transitions": -1}, "hmc_transitions: expected zero or more, got -1"),
         ({"network": "rnn"}, "network: expected one of mlp, conv, got 'rnn'"),
     ],
 )

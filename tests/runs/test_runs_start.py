@@ -99,6 +99,19 @@ def test_a_flow_is_fitted_to_the_posterior_of_the_run_to_start_from(trained: Pat
     assert gain > 0.2
 
 
+def test_a_run_with_hamiltonian_transitions_resumes_bit_for_bit(trained: Path, tmp_path: Path):
+    config = longer(trained, hmc_transitions=2)
+    whole = train_run(config, tmp_path / "whole")
+    stopped = train_run(config, tmp_path / "run", on_progress=lambda _: True)
+    assert stopped.outcome is Outcome.STOPPED
+    resumed = resume_run(tmp_path / "run")
+    expect_same(resumed.method, whole.method)
+    assert resumed.state.chains.log_step_size == whole.state.chains.log_step_size
+    rows = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert 0 < json.loads(rows[-1])["hmc_acceptance"] <= 1
+    assert load_run(tmp_path / "run").method.hmc_transitions == 2
+
+
 def test_a_flow_is_fitted_anew_where_there_is_one(with_flow: Path, tmp_path: Path, monkeypatch):
     monkeypatch.setattr(_prior, "STEPS", 300)
     config = load_run(with_flow).record.config
