@@ -106,7 +106,12 @@ def test_pixels_are_binarised_and_the_same_key_gives_the_same_bits(key, monkeypa
     pixels = np.random.default_rng(0).integers(0, 256, (40, 4, 4)).astype(np.uint8)
     architecture = avb.Architecture((4, 4), latent_dim=2, width=8)
     method = avb.avb_adaptive(architecture, key=key)
-    one, other = (avb.fit_prior(method, pixels, key=key) for _ in range(2))
+    told = []
+    one, other = (
+        avb.fit_prior(method, pixels, key=key, progress=lambda *now: told.append(now))
+        for _ in range(2)
+    )
+    assert told == 2 * [(320, 320)]
     assert np.isfinite(one.gain)
     assert one.gain == other.gain
     assert_same_bits(arrays(one), arrays(other))

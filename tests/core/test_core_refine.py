@@ -176,7 +176,11 @@ def test_a_prior_is_fitted_to_the_posterior_of_the_model(monkeypatch, key):
     noise = NOISE * rng.normal(size=(2000, DATA_DIM))
     x = (z @ GAUSSIANS.weight.T + GAUSSIANS.bias + noise).astype(np.float32)
     method = Method(GAUSSIANS.model(), poor_posterior(), hmc_transitions=40)
-    fitted = avb.fit_prior(method, x, key=key)
+    told = []
+    fitted = avb.fit_prior(method, x, key=key, progress=lambda *now: told.append(now))
+    assert told[0] == (250, 4000)
+    assert told[-1] == (4000, 4000)
+    assert told == sorted(told)
     gain, offset, covariance = GAUSSIANS.posterior_map()
     mean = gain @ x.mean(axis=0) + offset
     spread = covariance + gain @ np.cov(x.T) @ gain.T

@@ -59,13 +59,18 @@ class TrainingProgress:
     def __exit__(self, *_: object) -> None:
         self.bar.stop()
 
+    def update_prior(self, done: int, total: int) -> None:
+        """Show how many draws are made for a flow that is fitted before training."""
+        said = f"draws for the flow {done}/{total}" if done < total else "fitting the flow"
+        self.bar.update(self.task, numbers=said)
+
     def update(self, progress: "Progress") -> None:
         """Show where training stands."""
         metrics = progress.metrics
         if metrics is not None:
             validation = metrics.get("validation_elbo", float("nan"))
             self.numbers = f"{self.label} {metrics['elbo']:.2f}, validation {validation:.2f} nats"
-        elif self.numbers == "compiling":
+        elif self.first is None:
             self.numbers = ""
         rate = self._rate(progress.step)
         self.bar.update(

@@ -14,7 +14,7 @@ from avb.runs._record import read_record
 from avb.training._config import FitConfig
 
 if TYPE_CHECKING:
-    from avb.training import FitResult, Progress
+    from avb.training import FitResult
 
 RunFolder = Annotated[
     Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN", help="The run folder.")
@@ -69,7 +69,7 @@ class Train(RunConfig):
         config = self.config
         run_dir = self.run_dir or default_run_dir(config)
 
-        def train(on_progress: "Callable[[Progress], None]") -> "FitResult":
+        def train(progress: TrainingProgress) -> "FitResult":
             from avb.runs import train_run
 
             if config.prior == "flow":
@@ -78,7 +78,8 @@ class Train(RunConfig):
             return train_run(
                 config,
                 run_dir,
-                on_progress=on_progress,
+                on_progress=progress.update,
+                on_prior=progress.update_prior,
                 checkpoint_seconds=self.checkpoint_seconds,
             )
 
@@ -103,11 +104,13 @@ class Resume:
         """Run the command; the exit code."""
         config = read_record(self.run_dir).config
 
-        def resume(on_progress: "Callable[[Progress], None]") -> "FitResult":
+        def resume(progress: TrainingProgress) -> "FitResult":
             from avb.runs import resume_run
 
             return resume_run(
-                self.run_dir, on_progress=on_progress, checkpoint_seconds=self.checkpoint_seconds
+                self.run_dir,
+                on_progress=progress.update,
+                checkpoint_seconds=self.checkpoint_seconds,
             )
 
         return _show(resume, config, self.run_dir)
@@ -123,13 +126,13 @@ def default_run_dir(config: RunConfig) -> Path:
 
 
 def _show(
-    train: "Callable[[Callable[[Progress], None]], FitResult]", config: RunConfig, run_dir: Path
+    train: "Callable[[TrainingProgress], FitResult]", config: RunConfig, run_dir: Path
 ) -> int:
     """Train with a progress bar, then draw the pictures; the exit code."""
     console = errors()
     console.print(f"{config.method} on {config.data} into {run_dir}", soft_wrap=True)
     with TrainingProgress(config.method, config.fit.epochs) as progress:
-        result = train(progress.update)
+        result = train(progress)
 
     from avb.training import Outcome
 

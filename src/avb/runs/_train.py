@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from avb.training import FitResult, FittedPrior, Progress, State
 
 OnProgress = Callable[["Progress"], bool | None]
+OnPrior = Callable[[int, int], None]
 
 CHECKPOINT_SECONDS = 30.0
 
@@ -33,6 +34,7 @@ def train_run(
     run_dir: str | os.PathLike,
     *,
     on_progress: OnProgress | None = None,
+    on_prior: OnPrior | None = None,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
 ) -> "FitResult":
     """Train into a new folder.
@@ -45,6 +47,8 @@ def train_run(
         run_dir: The run folder; it must not exist, or be empty.
         on_progress: Called a few times a second, after files are written; training stops when it
             returns ``True``, as it does on a signal.
+        on_prior: Called before training, where a flow is fitted first, with the draws made for it
+            and those in all.
         checkpoint_seconds: Seconds between checkpoints.
 
     Returns:
@@ -74,7 +78,7 @@ def train_run(
         record = dataclasses.replace(record, start_step=run.step)
         method = run.method
         if config.prior == "flow":
-            fitted = _fit_prior(method, record, dataset)
+            fitted = _fit_prior(method, record, dataset, on_prior)
             method, gain = fitted.method, (fitted.gain, fitted.standard_error)
             record = dataclasses.replace(record, prior_gain=gain)
         state = started(state, method)
@@ -126,7 +130,9 @@ def resume_run(
         return _fit(record, dataset, state, files, stop, on_progress)
 
 
-def _fit_prior(method: "Method", record: RunRecord, dataset: Dataset) -> "FittedPrior":
+def _fit_prior(
+    method: "Method", record: RunRecord, dataset: Dataset, on_prior: OnPrior | None
+) -> "FittedPrior":
     import jax
 
     from avb.runs._state import encoding
@@ -134,7 +140,7 @@ def _fit_prior(method: "Method", record: RunRecord, dataset: Dataset) -> "Fitted
 
     data = training_values(dataset.train, record.resolved.values)
     key = jax.random.key(record.config.seed)
-    return fit_prior(method, data, key=key, encoding=encoding(record))
+    return fit_prior(method, data, key=key, encoding=encoding(record), progress=on_prior)
 
 
 def _expect_free(run_dir: Path, config: RunConfig) -> None:

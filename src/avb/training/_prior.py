@@ -12,7 +12,7 @@ from avb._errors import ConfigError, DataError
 from avb._method import Method
 from avb._types import Key
 from avb.contrasts import PriorContrast
-from avb.evaluation._batched import check_data, over_batches
+from avb.evaluation._batched import Progress, check_data, over_batches
 from avb.models._flow_prior import FlowPrior
 from avb.posteriors import AbstractPosterior
 from avb.training._batches import DeviceData, Encoding
@@ -49,7 +49,12 @@ class FittedPrior(NamedTuple):
 
 
 def fit_prior(
-    method: Method, data: np.ndarray, *, key: Key, encoding: Encoding | None = None
+    method: Method,
+    data: np.ndarray,
+    *,
+    key: Key,
+    encoding: Encoding | None = None,
+    progress: Progress | None = None,
 ) -> FittedPrior:
     """Fit a flow to the aggregate posterior q(z) = E_data[q(z|x)] and take it for the prior.
 
@@ -64,6 +69,7 @@ def fit_prior(
             at random, tells the gain and is not fitted to.
         key: PRNG key.
         encoding: As for :func:`avb.fit`.
+        progress: Called with the draws made and those in all; the fit comes after them.
 
     Returns:
         The method with the new prior, and the gain.
@@ -91,9 +97,9 @@ def fit_prior(
     prior = FlowPrior.coupling(method.model.latent_dim, key=key_flow)
     device_data = DeviceData(data, encoding, batch_size=1)
     if method.hmc_transitions:
-        draws = _refined_draws(method, device_data, key_draws)
+        draws = _refined_draws(method, device_data, key_draws, progress)
     else:
-        draws = _draws(method.posterior, device_data, key_draws)
+        draws = _draws(method.posterior, device_data, key_draws, progress)
     order = np.asarray(jax.random.permutation(key_order, len(data)))
     held_out, fitted_to = np.split(draws[order], [int(HELD_OUT_SHARE * len(data))])
     prior = _fit(prior, jnp.asarray(fitted_to.reshape(-1, fitted_to.shape[-1])), key_fit)
@@ -107,7 +113,9 @@ def fit_prior(
     )
 
 
-def _draws(posterior: AbstractPosterior, data: DeviceData, key: Key) -> Float[np.ndarray, "n k d"]:
+def _draws(
+    posterior: AbstractPosterior, data: DeviceData, key: Key, progress: Progress | None
+) -> Float[np.ndarray, "n k d"]:
     """Draws for each datum."""
     count = max(1, min(DRAWS, MOST_DRAWS // len(data.raw)))
 
@@ -124,10 +132,13 @@ def _draws(posterior: AbstractPosterior, data: DeviceData, key: Key) -> Float[np
         np.asarray(data.raw),
         key=key,
         batch_size=ENCODED_AT_ONCE,
+        progress=progress and (lambda done, total: progress(count * done, count * total)),
     )
 
 
-def _refined_draws(method: Method, data: DeviceData, key: Key) -> Float[np.ndarray, "n k d"]:
+def _refined_draws(
+    method: Method, data: DeviceData, key: Key, progress: Progress | None
+) -> Float[np.ndarray, "n k d"]:
     """Draws for each datum, moved towards p(z|x)."""
 
     @eqx.filter_jit
@@ -135,16 +146,22 @@ def _refined_draws(method: Method, data: DeviceData, key: Key) -> Float[np.ndarr
         key_pixels, key_chains = jax.random.split(key)
         return refine(method, data.values(raw, key_pixels), key_chains, chains)
 
-    chains, passes = Chains.first(), []
+    chains, passes, raw = Chains.first(), [], np.asarray(data.raw)
 
     def next_batch(raw, keys):
         nonlocal chains
         draws, chains = of_batch(method, data, raw, keys[0], chains)
         return draws.reshape(len(raw), -1, draws.shape[-1])
 
+    def tell(done: int, total: int) -> None:
+        if progress is not None:
+            progress(len(passes) * total + done, REFINED_DRAWS * total)
+
     for key_pass in jax.random.split(key, REFINED_DRAWS):
-        raw = np.asarray(data.raw)
-        passes.append(over_batches(next_batch, raw, key=key_pass, batch_size=REFINED_AT_ONCE))
+        draws = over_batches(
+            next_batch, raw, key=key_pass, batch_size=REFINED_AT_ONCE, progress=tell
+        )
+        passes.append(draws)
     return np.concatenate(passes, axis=1)
 
 
