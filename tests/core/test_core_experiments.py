@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from experiments.margins import Margin, margins
+from experiments.margins import Margin, levels, margins, regressed
 
 FOLDER = Path(__file__).parents[2] / "experiments"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if not path.stem.startswith("_"))
@@ -37,3 +37,21 @@ def test_annealing_of_some_images_corrects_the_margin_on_all():
     assert both.nats == pytest.approx(truth.nats, abs=0.1)
     assert both.error == pytest.approx(truth.error, rel=0.2)
     assert both.error < found["annealing, first 200"].error
+
+
+def test_regression_allows_for_annealed_images_that_are_easy_ones():
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(40):
+        weighted = np.sort(rng.normal(-80.0, 20.0, size=2000))[::-1]
+        added = 0.5 - 0.04 * (weighted + 80.0) + rng.normal(0.0, 0.5, size=2000)
+        # Every other one of the better half.
+        order = np.r_[0:1000:2, 1:1000:2, 1000:2000]
+        weighted, evidence = weighted[order], (weighted + added)[order]
+        run = {"importance": list(weighted), "annealed": list(evidence[:500])}
+        estimate = regressed(run, 500)
+        found.append((estimate.nats - evidence.mean()) / estimate.error)
+        assert estimate.error < 0.1
+        assert levels(run)[0] < evidence.mean() - 0.5
+    assert abs(np.mean(found)) < 0.6
+    assert np.std(found) == pytest.approx(1.0, abs=0.4)
