@@ -29,7 +29,7 @@ def test_folder_holds_what_is_documented(trained: Path):
         "LOCK", "checkpoints", "config.json", "metrics.jsonl",
     ]  # fmt: skip
     document = json.loads((trained / "config.json").read_text())
-    assert document["format"] == 15
+    assert document["format"] == 16
     assert document["config"] == {**dataclasses.asdict(TINY), "channels": [16, 32, 32]}
     assert document["resolved"]["likelihood"] == "bernoulli"
     assert document["data"]["sizes"] == {"train": 1197, "validation": 300, "test": 300}
