@@ -56,7 +56,7 @@ class Method(eqx.Module):
         hmc_transitions: Transitions of Hamiltonian Monte Carlo, of five leapfrog steps each, that
             move draws of q towards p(z|x) before the model learns from them (Hoffman 2017). The
             model then climbs log p(x) itself, as far as they arrive; the posterior learns from the
-            bound, as without. With 0 both learn from the bound.
+            bound, as without, and the bound may fall. With 0 both learn from it.
 
     Raises:
         ConfigError: Parts that do not fit each other; the message names the mend.

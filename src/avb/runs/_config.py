@@ -48,7 +48,8 @@ class RunConfig:
             weights; by default all. Fewer take less time a step, and noise is added.
         hmc_transitions: Hamiltonian transitions, of five leapfrog steps each, that move draws of
             the posterior towards p(z|x) before the model learns from them. A few gain likelihood
-            at the end of training, with start_from, and take several times longer an epoch.
+            at the end of training, with start_from. The ELBO may fall, and an epoch takes several
+            times longer.
         likelihood: By default bernoulli for uint8 data, poisson for counts, else normal.
         num_classes: Classes of the categorical likelihood.
         fit: How to train.
