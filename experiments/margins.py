@@ -244,7 +244,9 @@ def level_table(config: Config, found: dict[tuple[str, int], Bounds]) -> str:
     rows += _with_error(f"annealing less weighting, first {count}", added)
     if config.fitted_prior:
         gains = [Margin(*run[GAIN]) for run in runs]
-        rows += _with_error("ELBO gained by the prior, training images not fitted to", gains)
+        quantity = "log p(x)" if config.hmc_transitions else "ELBO"
+        title = f"{quantity} gained by the prior, training images not fitted to"
+        rows += _with_error(title, gains)
     both = f"both, first {min(len(run['importance']) for run in runs)}"
     rows.append([both, str(len(runs)), spread(levels(*runs))])
     rows += _with_error(f"{both}, by regression", [regressed(run, count) for run in runs])
