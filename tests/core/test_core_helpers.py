@@ -93,12 +93,25 @@ GAUSSIANS = Gaussians(
 )
 
 
-def data(count: int = 6) -> np.ndarray:
-    """Draws from the linear-Gaussian model."""
+def data(count: int = 6, *, mean: float = 0.0, scale: float = 1.0) -> np.ndarray:
+    """Draws from the linear-Gaussian model, or with latent vectors off their prior."""
     rng = np.random.default_rng(0)
-    z = rng.normal(size=(count, LATENT_DIM))
+    z = mean + scale * rng.normal(size=(count, LATENT_DIM))
     noise = NOISE * rng.normal(size=(count, DATA_DIM))
     return (z @ GAUSSIANS.weight.T + GAUSSIANS.bias + noise).astype(np.float32)
+
+
+def aggregate(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and covariance of the aggregate posterior, a Gaussian as the data are."""
+    gain, offset, covariance = GAUSSIANS.posterior_map()
+    x = x.astype(np.float64)
+    return gain @ x.mean(0) + offset, covariance + gain @ np.cov(x.T) @ gain.T
+
+
+def divergence_from_prior(mean: np.ndarray, covariance: np.ndarray) -> float:
+    """KL(N(mean, covariance) ‖ N(0, I))."""
+    log_det = np.linalg.slogdet(covariance)[1]
+    return 0.5 * (np.trace(covariance) + mean @ mean - len(mean) - log_det)
 
 
 def exact_posterior() -> FullGaussianPosterior:

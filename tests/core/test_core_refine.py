@@ -14,7 +14,9 @@ from test_core_helpers import (
     NOISE,
     Gaussians,
     affine,
+    aggregate,
     data,
+    divergence_from_prior,
     exact_posterior,
     raw_of_scale,
 )
@@ -133,10 +135,7 @@ def test_the_posterior_climbs_the_bound_as_it_does_without(importance_samples, k
 
 def test_training_with_a_poor_posterior_finds_the_model_of_highest_likelihood(key):
     """Of a posterior that cannot move, the bound would keep the model from it."""
-    rng = np.random.default_rng(1)
-    z = rng.normal(size=(2000, LATENT_DIM))
-    noise = NOISE * rng.normal(size=(2000, DATA_DIM))
-    x = (z @ GAUSSIANS.weight.T + GAUSSIANS.bias + noise).astype(np.float32)
+    x = data(2000)
     reports = []
     for transitions in (0, 12):
         frozen = Frozen(poor_posterior())
@@ -171,20 +170,15 @@ class Frozen(GaussianPosterior):
 def test_a_prior_is_fitted_to_the_posterior_of_the_model(monkeypatch, key):
     """And not to draws of a poor one."""
     monkeypatch.setattr(_prior, "STEPS", 400)
-    rng = np.random.default_rng(0)
-    z = 1.0 + 1.6 * rng.normal(size=(2000, LATENT_DIM))
-    noise = NOISE * rng.normal(size=(2000, DATA_DIM))
-    x = (z @ GAUSSIANS.weight.T + GAUSSIANS.bias + noise).astype(np.float32)
+    x = data(2000, mean=1.0, scale=1.6)
     method = Method(GAUSSIANS.model(), poor_posterior(), hmc_transitions=40)
     told = []
     fitted = avb.fit_prior(method, x, key=key, progress=lambda *now: told.append(now))
     assert told[0] == (250, 4000)
     assert told[-1] == (4000, 4000)
     assert told == sorted(told)
-    gain, offset, covariance = GAUSSIANS.posterior_map()
-    mean = gain @ x.mean(axis=0) + offset
-    spread = covariance + gain @ np.cov(x.T) @ gain.T
-    divergence = 0.5 * (np.trace(spread) + mean @ mean - LATENT_DIM - np.linalg.slogdet(spread)[1])
+    mean, covariance = aggregate(x)
+    divergence = divergence_from_prior(mean, covariance)
     assert fitted.gain == pytest.approx(divergence, abs=3 * fitted.standard_error + 0.05)
     draws = fitted.method.model.prior.sample(key, (5000,))
     np.testing.assert_allclose(np.mean(draws, axis=0), mean, atol=0.15)
