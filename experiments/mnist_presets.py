@@ -45,7 +45,7 @@ class Config:
     Attributes:
         data_dir: Folder of the MNIST files.
         latent_dim: Number of latent dimensions.
-        prior: N(0, I), or a flow fitted to the run to start from.
+        prior: N(0, I), or a flow fitted to the run to start from, or kept from it.
         network: Fully connected, or convolutional.
         width: Units of each hidden layer.
         depth: Hidden layers of the fully connected networks.
@@ -76,7 +76,7 @@ class Config:
 
     data_dir: Path
     latent_dim: int = 8
-    prior: Literal["normal", "flow"] = "normal"
+    prior: Literal["normal", "flow", "kept"] = "normal"
     network: Literal["mlp", "conv"] = "mlp"
     width: int = 300
     depth: int = 2

@@ -104,8 +104,8 @@ def test_unknown_option_names_the_nearest(capsys):
         ),
         (
             ["--prior", "flow"],
-            "prior: a flow is fitted to the posterior of a trained run, got no run to start from; "
-            "train one first, and give it as start_from",
+            "prior: a flow is fitted to the posterior of a trained run or kept from it, got no run "
+            "to start from; train one first, and give it as start_from",
         ),
         (
             ["--method", "avb", "--prior", "flow", "--start-from", "runs/first"],

@@ -29,7 +29,7 @@ def test_folder_holds_what_is_documented(trained: Path):
         "LOCK", "checkpoints", "config.json", "metrics.jsonl",
     ]  # fmt: skip
     document = json.loads((trained / "config.json").read_text())
-    assert document["format"] == 16
+    assert document["format"] == 17
     assert document["config"] == {**dataclasses.asdict(TINY), "channels": [16, 32, 32]}
     assert document["resolved"]["likelihood"] == "bernoulli"
     assert document["data"]["sizes"] == {"train": 1197, "validation": 300, "test": 300}
@@ -116,9 +116,9 @@ def test_config_that_lacks_a_setting(run_dir: Path):
 
 def test_another_format(run_dir: Path):
     path = run_dir / "config.json"
-    path.write_text(json.dumps({"format": 17, "avb": "9.0"}))
+    path.write_text(json.dumps({"format": 18, "avb": "9.0"}))
     message = (
-        f"{run_dir} was written in format 17 by avb 9.0: expected format 7 to 16; use that "
+        f"{run_dir} was written in format 18 by avb 9.0: expected format 7 to 17; use that "
         "version of avb, or train again into another folder"
     )
     with refused(message):

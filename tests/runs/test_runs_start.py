@@ -124,6 +124,25 @@ def test_a_flow_is_fitted_anew_where_there_is_one(with_flow: Path, tmp_path: Pat
     assert np.all(ours.method.model.prior.log_prob(z) != theirs.method.model.prior.log_prob(z))
 
 
+def test_a_flow_is_kept_as_it_is(with_flow: Path, tmp_path: Path):
+    config = longer(with_flow, prior="kept")
+    train_run(config, tmp_path / "run")
+    ours, theirs = (load_run(folder) for folder in (tmp_path / "run", with_flow))
+    expect_same(ours.method.model.prior, theirs.method.model.prior)
+    assert ours.record.prior_gain is None
+    train_run(longer(tmp_path / "run", prior="kept"), tmp_path / "again")
+    expect_same(load_run(tmp_path / "again").method.model.prior, theirs.method.model.prior)
+
+
+def test_no_flow_to_keep(trained: Path, tmp_path: Path):
+    message = (
+        f"start_from: {trained} has other networks (prior: expected flow, got normal): start "
+        "from a run of the same method and networks, or train one with its settings"
+    )
+    with pytest.raises(RunError, match=f"^{re.escape(message)}$"):
+        train_run(longer(trained, prior="kept"), tmp_path / "run")
+
+
 def test_a_run_without_a_flow_does_not_start_from_one_with_it(with_flow: Path, tmp_path: Path):
     message = (
         f"start_from: {with_flow} has other networks (prior: expected normal, got flow): start "
@@ -134,7 +153,7 @@ def test_a_run_without_a_flow_does_not_start_from_one_with_it(with_flow: Path, t
 
 
 def test_an_unknown_prior_is_refused(trained: Path):
-    message = "prior: expected one of normal, flow, got 'vamp'"
+    message = "prior: expected one of normal, flow, kept, got 'vamp'"
     with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
         longer(trained, prior="vamp")
 

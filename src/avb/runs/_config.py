@@ -12,7 +12,7 @@ from avb.data._mnist import MNIST_NAMES
 from avb.runs._methods import METHODS
 from avb.training._config import FitConfig
 
-Prior = Literal["normal", "flow"]
+Prior = Literal["normal", "flow", "kept"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,8 +28,9 @@ class RunConfig:
             The optimisers are new, and there is no KL warm-up unless one is given.
         seed: Seed of the initial parameters and of training.
         latent_dim: Latent dimensions.
-        prior: N(0, I), or a flow that is fitted to the posterior of the run to start from and then
-            held fixed; with any method but avb.
+        prior: N(0, I); or a flow that is fitted to the posterior of the run to start from and then
+            held fixed; or kept, the flow of the run to start from as it is. With any method but
+            avb.
         network: Fully connected, or convolutional for images.
         width: Units of each hidden layer.
         depth: Hidden layers of the fully connected networks.
@@ -122,12 +123,12 @@ class RunConfig:
             raise ConfigError(
                 f"prior: expected one of {', '.join(get_args(Prior))}, got {self.prior!r}"
             )
-        if self.prior == "normal":
+        if not self.has_flow_prior:
             return
         if self.method == "avb":
             raise ConfigError(
                 "prior: expected normal with avb, whose critic compares with the prior, got "
-                "'flow'; use avb_adaptive"
+                f"{self.prior!r}; use avb_adaptive"
             )
         if self.latent_dim < 2:
             raise ConfigError(
@@ -135,9 +136,14 @@ class RunConfig:
             )
         if self.start_from is None:
             raise ConfigError(
-                "prior: a flow is fitted to the posterior of a trained run, got no run to start "
-                "from; train one first, and give it as start_from"
+                "prior: a flow is fitted to the posterior of a trained run or kept from it, got no "
+                "run to start from; train one first, and give it as start_from"
             )
+
+    @property
+    def has_flow_prior(self) -> bool:
+        """Whether the prior is a flow, of this run or of the one that it starts from."""
+        return self.prior != "normal"
 
     def architecture(
         self,

@@ -13,12 +13,12 @@ from avb.runs._config import RunConfig, config_from_json
 from avb.runs._folder import CONFIG, write_json
 from avb.runs._prepare import HELD_OUT_SEEDS, Resolved
 
-FORMAT = 16
+FORMAT = 17
 # Format 7 lacks the sizes of the noise network, 8 its reach, 9 the number of importance samples,
 # which were then the defaults, 10 the critic's final rate, which was then the model's, 11 the
 # number of draws that go back, which was all, 12 the channels, which were the default, 13 the run
-# to start from, which was none, 14 the prior, which was normal, and 15 Hamiltonian transitions,
-# of which there were none.
+# to start from, which was none, 14 the prior, which was normal, 15 Hamiltonian transitions, of
+# which there were none, and 16 priors that are kept.
 READABLE = range(7, FORMAT + 1)
 
 
@@ -127,7 +127,7 @@ def _networks(record: RunRecord) -> dict[str, Any]:
     config = record.config
     values = {
         "method": config.method,
-        "prior": config.prior,
+        "prior": "flow" if config.has_flow_prior else "normal",
         **dataclasses.asdict(record.architecture),
     }
     return {name: values[name] for name in values if not name.startswith("input_")}

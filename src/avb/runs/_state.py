@@ -31,7 +31,7 @@ def _build(record: RunRecord, key: Key) -> Method:
     """
     preset = partial(_method, record)
     # A flow keeps arrays in functions, which must not outlive the program that made them.
-    if record.config.method == "flow_vae" or record.config.prior == "flow":
+    if record.config.method == "flow_vae" or record.config.has_flow_prior:
         return preset(key=key)
     # Equinox hands other arguments on to jax.jit; its types do not say so.
     options = for_one_call()
@@ -42,8 +42,8 @@ def _build(record: RunRecord, key: Key) -> Method:
 def _method(record: RunRecord, *, key: Key) -> Method:
     """The preset, with what the configuration changes of it."""
     method = PRESETS[record.config.method](record.architecture, key=key)
-    if record.config.prior == "flow":
-        # For its shapes: the one that is fitted takes its place, or that of a checkpoint.
+    if record.config.has_flow_prior:
+        # For its shapes: the one that is fitted or kept takes its place, or that of a checkpoint.
         prior = FlowPrior.coupling(record.config.latent_dim, key=key)
         method = eqx.tree_at(lambda m: m.model.prior, method, prior)
     method = dataclasses.replace(method, hmc_transitions=record.config.hmc_transitions)
