@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
-from jaxtyping import Array, Bool, Int32, PyTree
+from jaxtyping import Array, Bool, Float, Int32, PyTree
 
 from avb._compiling import optimised
 from avb._method import Method
@@ -50,7 +50,6 @@ def step(state: State, data: DeviceData, config: FitConfig, rates: Rates | None 
     Returns:
         The state after the step, its sums included.
     """
-    total_steps = config.epochs * data.steps_per_epoch
     order_key, step_key = jax.random.split(state.key)
     keys = jax.random.split(jax.random.fold_in(step_key, state.step), 4)
     key_data, key_loss, key_extra, key_chains = keys
@@ -58,62 +57,66 @@ def step(state: State, data: DeviceData, config: FitConfig, rates: Rates | None 
     order = lax.cond(position == 0, lambda: data.order(order_key, epoch), lambda: state.order)
     x = data.batch(order, position, key_data)
 
-    method = state.method
-    adversary_state = state.adversary_optimiser
-    optimiser, adversary_optimiser = optimisers(config, total_steps, rates)
+    both = optimisers(config, config.epochs * data.steps_per_epoch, rates)
+    method, adversary_state = state.method, state.adversary_optimiser
     if method.critic is not None:
         for key in jax.random.split(key_extra, config.critic_steps)[1:]:
-            method, adversary_state = _critic_step(
-                method, adversary_state, adversary_optimiser, x, key, config
-            )
+            method, adversary_state = _critic_step(method, adversary_state, both[1], x, key, config)
 
     beta = _kl_weight(config, state.step, data.steps_per_epoch)
-    gradient = eqx.filter_grad(total_loss, has_aux=True)
     refined, chains = None, state.chains
     if chains is not None:
         refined, chains = refine(method, x, key_chains, chains)
+    gradient = eqx.filter_grad(total_loss, has_aux=True)
     gradients, terms = gradient(method, x, key_loss, beta, refined)
-    squared = jnp.stack(
-        [
-            squared_norm(part)
-            for part in (gradients.posterior, gradients.model, gradients.contrast, gradients.critic)
-        ]
-    )
+    squared = _squared_norms(gradients)
     ok, part = part_at_fault(terms, squared)
     learns = ok & (state.step >= config.critic_warmup) if method.critic is not None else ok
 
-    model, adversary = players(method)
-    model_gradients, adversary_gradients = players(gradients)
-    norms = jnp.sqrt(squared)
-    model, model_state = _update(
-        optimiser,
-        model_gradients,
-        state.model_optimiser,
-        model,
-        scale=_clip(squared[0] + squared[1], config.clip_norm),
-        ok=learns,
+    moved, optimiser_states = _update_both(
+        method,
+        gradients,
+        both,
+        (state.model_optimiser, adversary_state),
+        scales=_clip(squared[::2] + squared[1::2], config.clip_norm),
+        ok=(learns, ok),
     )
-    if method.critic is not None:
-        adversary, adversary_state = _update(
-            adversary_optimiser,
-            adversary_gradients,
-            adversary_state,
-            adversary,
-            scale=_clip(squared[2] + squared[3], config.clip_norm),
-            ok=ok,
-        )
     return State(
-        method=with_players(method, model, adversary),
-        average=_average(state.average, (model, adversary), state.step, config.ema_decay),
-        model_optimiser=model_state,
-        adversary_optimiser=adversary_state,
+        method=moved,
+        average=_average(state.average, players(moved), state.step, config.ema_decay),
+        model_optimiser=optimiser_states[0],
+        adversary_optimiser=optimiser_states[1],
         step=state.step + 1,
         key=state.key,
         order=order,
         faults=state.faults.after(ok, part),
-        sums=_add(state.sums, Sums(terms, norms, jnp.ones((), jnp.int32)), ok),
+        sums=_add(state.sums, Sums(terms, jnp.sqrt(squared), jnp.ones((), jnp.int32)), ok),
         chains=chains,
     )
+
+
+def _squared_norms(gradients: Method) -> Float[Array, "4"]:
+    """Of posterior and model, which are one player, then of contrast and critic, the other."""
+    parts = (gradients.posterior, gradients.model, gradients.contrast, gradients.critic)
+    return jnp.stack([squared_norm(part) for part in parts])
+
+
+def _update_both(
+    method: Method,
+    gradients: Method,
+    both: tuple[optax.GradientTransformation, optax.GradientTransformation],
+    optimiser_states: tuple[PyTree, PyTree],
+    *,
+    scales: Float[Array, "2"],
+    ok: tuple[Bool[Array, ""], Bool[Array, ""]],
+) -> tuple[Method, tuple[PyTree, PyTree]]:
+    """Each player by its optimiser; the second only where there is a critic."""
+    moved, states = list(players(method)), list(optimiser_states)
+    for i, gradient in enumerate(players(gradients)[: 1 if method.critic is None else 2]):
+        moved[i], states[i] = _update(
+            both[i], gradient, states[i], moved[i], scale=scales[i], ok=ok[i]
+        )
+    return with_players(method, *moved), tuple(states)
 
 
 def _critic_step(
