@@ -11,7 +11,8 @@ they do not exist. It prints, and writes beside their results, the mean differen
 images with its standard error over images: by importance weighting, by annealing, and by both,
 where the importance-weighted margin on all images is corrected by what annealing adds to it on
 those that were annealed. With ``--split train`` on images that the runs were trained on, which
-tells what better inference buys before any of it is lost on others.
+tells what better inference buys before any of it is lost on others; with ``--split validation`` on
+those that settings may be chosen by.
 """
 
 import dataclasses
@@ -52,7 +53,7 @@ class Config(Presets):
     """
 
     importance_data: int = 10_000
-    split: Literal["test", "train"] = "test"
+    split: Literal["test", "validation", "train"] = "test"
     fitted_prior: bool = False
     methods: tuple[str, ...] = ("gaussian_vae", "avb_adaptive")
     temperatures: int = 500
