@@ -1,10 +1,13 @@
 """Every experiment can be started: a name that moves must not break a rarely run command."""
 
 import importlib
+import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+from experiments import paired_bounds
 from experiments.margins import Margin, levels, margins, regressed
 
 FOLDER = Path(__file__).parents[2] / "experiments"
@@ -55,3 +58,34 @@ def test_regression_allows_for_annealed_images_that_are_easy_ones():
         assert levels(run)[0] < evidence.mean() - 0.5
     assert abs(np.mean(found)) < 0.6
     assert np.std(found) == pytest.approx(1.0, abs=0.4)
+
+
+def bounds_file(folder: Path, name: str, added: float, annealed: int) -> Path:
+    known = np.random.default_rng(0).normal(-80.0, 20.0, size=300)
+    path = folder / name
+    path.write_text(
+        json.dumps({"importance": list(known), "annealed": list(known[:annealed] + added)})
+    )
+    return path
+
+
+def test_stages_of_a_run_are_compared_on_the_images_that_both_have(tmp_path, capsys):
+    before = bounds_file(tmp_path, "margins-avb_adaptive-0.json", 0.5, 200)
+    after = bounds_file(tmp_path, "margins-avb_adaptive_flow_started-0.json", 0.75, 150)
+    paired_bounds.main(paired_bounds.Config(before, after))
+    printed = capsys.readouterr().out
+    assert "| annealing, first 150 | +0.25 | 0.00 |" in printed
+    assert "| importance weighting, first 300 | +0.00 | 0.00 |" in printed
+    assert "| both, first 300 | +0.25 | 0.00 |" in printed
+
+
+def test_stages_of_other_images_are_not_compared(tmp_path):
+    before = bounds_file(tmp_path, "margins-validation-avb_adaptive-0.json", 0.0, 100)
+    after = bounds_file(tmp_path, "margins-avb_adaptive_started-0.json", 0.0, 100)
+    message = (
+        "expected bounds of the same images, got validation "
+        "(margins-validation-avb_adaptive-0.json) and test (margins-avb_adaptive_started-0.json): "
+        "run experiments.margins with --split validation"
+    )
+    with pytest.raises(ValueError, match=re.escape(message)):
+        paired_bounds.Config(before, after)

@@ -1,0 +1,62 @@
+"""By how much one trained run beats another in log p(x), from the bounds that ``margins`` kept.
+
+    python -m experiments.paired_bounds BEFORE.json AFTER.json
+
+Both files are of ``experiments.margins``, of the same split and the same images; the second run is
+compared with the first on the images that both have. Nothing is evaluated. ``margins`` itself
+compares methods of the same settings; this one stages of one run, and settings.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from experiments._results import markdown_table
+from experiments.margins import Bounds, margins
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Which runs.
+
+    Attributes:
+        before: The bounds of the run to compare with.
+        after: Those of the other.
+    """
+
+    before: Annotated[Path, tyro.conf.Positional]
+    after: Annotated[Path, tyro.conf.Positional]
+
+    def __post_init__(self):
+        before, after = split_of(self.before), split_of(self.after)
+        if before != after:
+            raise ValueError(
+                f"expected bounds of the same images, got {before} ({self.before.name}) and "
+                f"{after} ({self.after.name}): run experiments.margins with --split {before}"
+            )
+
+
+def split_of(path: Path) -> str:
+    """Which images a file that ``margins`` wrote is of."""
+    first = path.name.removeprefix("margins-").split("-")[0]
+    return first if first in ("train", "validation") else "test"
+
+
+def table(before: Bounds, after: Bounds) -> str:
+    rows = [
+        [title, f"{margin.nats:+.2f}", f"{margin.error:.2f}"]
+        for title, margin in margins(after, before).items()
+    ]
+    return markdown_table(["gain, images that both have", "nats per datum", "error"], rows)
+
+
+def main(config: Config) -> None:
+    before, after = (json.loads(path.read_text()) for path in (config.before, config.after))
+    print(table(before, after))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config, description=__doc__))
