@@ -2,9 +2,10 @@
 
     python -m experiments.paired_bounds BEFORE.json AFTER.json
 
-Both files are of ``experiments.margins``, of the same split and the same images; the second run is
-compared with the first on the images that both have. Nothing is evaluated. ``margins`` itself
-compares methods of the same settings; this one stages of one run, and settings.
+Both files are of ``experiments.margins``, of the same split and with as many samples and
+temperatures, which they don't tell; the second run is compared with the first on the images that
+both have. Nothing is evaluated. ``margins`` itself compares methods of the same settings; this one
+stages of one run, and settings.
 """
 
 import dataclasses
