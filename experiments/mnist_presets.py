@@ -23,9 +23,11 @@ import numpy as np
 import tyro
 
 import avb
+from avb.data import load_dataset
 from avb.evaluation import EvaluationConfig
 from avb.runs import EvaluationSettings, evaluate_run
 from avb.training import Outcome
+from experiments._distorted import write_with_copies
 from experiments._results import RESULTS, markdown_table, spread, write_json
 
 WITH_NOISE_NETWORK = ("sivi", "avb", "avb_adaptive", "avb_self")
@@ -44,6 +46,8 @@ class Config:
 
     Attributes:
         data_dir: Folder of the MNIST files.
+        copies: Distorted copies of each training image to train on besides, so that an epoch has
+            so many times the images more.
         latent_dim: Number of latent dimensions.
         prior: N(0, I), or a flow fitted to the run to start from, or kept from it.
         network: Fully connected, or convolutional.
@@ -75,6 +79,7 @@ class Config:
     """
 
     data_dir: Path
+    copies: int = 0
     latent_dim: int = 8
     prior: Literal["normal", "flow", "kept"] = "normal"
     network: Literal["mlp", "conv"] = "mlp"
@@ -115,12 +120,13 @@ class Config:
     @property
     def variation(self) -> str:
         """What is not the library's default of some methods, as part of a file's name."""
-        changed = self._prior + self._noise_sizes + self._weights + self._hmc + self._rate
+        changed = self._data_and_prior + self._noise_sizes + self._weights + self._hmc + self._rate
         return changed + self._critic_rates + self._start
 
     @property
-    def _prior(self) -> str:
-        return "" if self.prior == "normal" else f"_{self.prior}"
+    def _data_and_prior(self) -> str:
+        copies = f"_copies{self.copies}" if self.copies else ""
+        return copies + ("" if self.prior == "normal" else f"_{self.prior}")
 
     @property
     def _start(self) -> str:
@@ -154,10 +160,11 @@ class Config:
 
     def run_name(self, method: str, seed: int) -> str:
         """Of a run and its results, within the folder of those of the same networks."""
-        sizes = self._noise_sizes if method in WITH_NOISE_NETWORK else ""
+        known = method + self._data_and_prior
+        known += self._noise_sizes if method in WITH_NOISE_NETWORK else ""
         weights = "" if method in ON_THE_ELBO else self._weights
         rates = self._rate + (self._critic_rates if method in WITH_CRITIC else "")
-        return f"{method}{self._prior}{sizes}{weights}{self._hmc}{rates}{self._start}-{seed}"
+        return f"{known}{weights}{self._hmc}{rates}{self._start}-{seed}"
 
     @property
     def fit_config(self) -> avb.FitConfig:
@@ -171,14 +178,22 @@ class Config:
         )
 
 
+def with_copies(config: Config) -> Path:
+    """The file of MNIST with distorted copies, which is written where there is none."""
+    path = config.runs_dir / f"mnist_copies{config.copies}.npz"
+    if not path.exists():
+        write_with_copies(load_dataset("mnist", data_dir=config.data_dir), config.copies, path)
+    return path
+
+
 def train(config: Config, method: str, seed: int, run_dir: Path) -> None:
     """Train, or go on with a run that was interrupted."""
     if (run_dir / "config.json").exists():
         result = avb.resume_run(run_dir)
     else:
         run_config = avb.RunConfig(
-            data="mnist",
-            data_dir=str(config.data_dir),
+            data=str(with_copies(config)) if config.copies else "mnist",
+            data_dir=None if config.copies else str(config.data_dir),
             method=method,
             start_from=config.start_from and str(config.start_from),
             seed=seed,

@@ -1,5 +1,6 @@
 """Every experiment can be started: a name that moves must not break a rarely run command."""
 
+import dataclasses
 import importlib
 import json
 import re
@@ -7,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from experiments import paired_bounds
+from experiments import _distorted, copies, paired_bounds
 from experiments.margins import Margin, levels, margins, regressed
+
+from avb.data import load_dataset
 
 FOLDER = Path(__file__).parents[2] / "experiments"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if not path.stem.startswith("_"))
@@ -89,3 +92,65 @@ def test_stages_of_other_images_are_not_compared(tmp_path):
     )
     with pytest.raises(ValueError, match=re.escape(message)):
         paired_bounds.Config(before, after)
+
+
+@pytest.fixture(scope="module")
+def strokes() -> np.ndarray:
+    """Slanted grey bars, 20 pixels long as MNIST's digits are."""
+    images = np.zeros((30, 28, 28), np.uint8)
+    for row in range(20):
+        images[:, 4 + row, 9 + row // 3 : 14 + row // 3] = (60, 180, 255, 200, 90)
+    return images
+
+
+def centres(images: np.ndarray) -> np.ndarray:
+    pixels = np.indices(images.shape[1:])
+    return np.einsum("nyx,iyx->ni", images, pixels) / np.sum(images, axis=(1, 2))[:, None]
+
+
+def test_distorted_copies_are_normalised_as_the_images_are(strokes):
+    made = _distorted.distorted(strokes, np.random.default_rng(0))
+    assert np.all(np.any(made != strokes, axis=(1, 2)))
+    assert len(np.unique(made, axis=0)) == len(made)
+    # Rolled by whole pixels.
+    np.testing.assert_allclose(centres(made), centres(strokes), atol=0.75)
+    tall = np.sum(np.any(made >= _distorted.INK, axis=2), axis=1)
+    assert np.all(np.abs(tall - 20) <= 1)
+    assert abs(np.mean(tall) - 20) < 0.5
+
+
+def test_distorted_copies_are_as_sharp_as_the_images(strokes):
+    made = _distorted.distorted(strokes, np.random.default_rng(0))
+    np.testing.assert_array_equal(np.sort(made.reshape(30, -1)), np.sort(strokes.reshape(30, -1)))
+
+
+def test_without_distortion_a_copy_is_the_image(strokes):
+    made = _distorted.distorted(strokes[:2], np.random.default_rng(0), 0.0)
+    np.testing.assert_array_equal(made, strokes[:2])
+
+
+def test_an_empty_image_stays_empty():
+    empty = np.zeros((1, 28, 28), np.uint8)
+    np.testing.assert_array_equal(_distorted.distorted(empty, np.random.default_rng(0)), empty)
+
+
+def test_a_file_with_copies_holds_the_images_first_and_others_as_they_are(strokes, tmp_path):
+    dataset = load_dataset("digits")
+    dataset = dataclasses.replace(dataset, train=strokes[:5], validation=strokes, test=strokes[:3])
+    path = tmp_path / "runs" / "copies.npz"
+    _distorted.write_with_copies(dataset, 2, path)
+    kept = load_dataset(path)
+    assert kept.train.shape == (15, 28, 28)
+    np.testing.assert_array_equal(kept.train[:5], strokes[:5])
+    np.testing.assert_array_equal(kept.validation, strokes)
+    np.testing.assert_array_equal(kept.test, strokes[:3])
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_copies_are_compared_with_the_images_they_are_of():
+    found = {"train, 0": [-80.0, -90.0], "train, 1": [-81.0, -90.0], "validation, 0": [-9, -1]}
+    assert copies.table(found).splitlines()[2:] == [
+        "| train | 0 | -85.00 | – |",
+        "| train | 1 | -85.50 | -0.50 ± 0.50 |",
+        "| validation | 0 | -5.00 | – |",
+    ]
