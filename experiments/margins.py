@@ -34,6 +34,8 @@ from experiments.mnist_presets import Config as Presets, train
 CHUNKS = {"importance": 1000, "annealed": 100}
 FIRST = 100
 GAIN = "prior"
+# Files that were made before it was kept don't tell.
+SETTINGS = "samples, temperatures"
 
 Bounds = dict[str, list[float]]
 
@@ -76,6 +78,10 @@ class Config(Presets):
         return {"importance": self.importance_data, "annealed": self.num_data}
 
     @property
+    def settings(self) -> list[float]:
+        return [self.weighted_samples, self.temperatures]
+
+    @property
     def what(self) -> str:
         """Of which images and which prior, as part of a file's name."""
         images = "" if self.split == "test" else f"-{self.split}"
@@ -107,9 +113,10 @@ def estimators(config: Config, method: avb.Method) -> dict[str, Callable]:
 def bounds_of(config: Config, method: str, seed: int) -> Bounds:
     """Both bounds of each image; goes on after the last chunk that was kept."""
     path = config.path(method, seed)
-    kept: Bounds = {name: [] for name in CHUNKS}
+    kept: Bounds = {SETTINGS: config.settings} | {name: [] for name in CHUNKS}
     if path.exists():
         kept = json.loads(path.read_text())
+        expect_settings(kept, config.settings, path)
     missing = [name for name, count in config.counts.items() if len(kept[name]) < count]
     if config.tabulate_only or not missing:
         return kept
@@ -134,6 +141,18 @@ def bounds_of(config: Config, method: str, seed: int) -> Bounds:
             text = f"{method} seed {seed}, {bound.estimator}: {len(kept[name])} images"
             print(f"{text}, {seconds:.0f} s a chunk", flush=True)
     return kept
+
+
+def expect_settings(kept: Bounds, settings: list[float], path: Path) -> None:
+    """Refuse to go on with bounds of other settings, or to take them for these."""
+    if kept.get(SETTINGS, settings) != settings:
+        known, asked = (
+            "--weighted-samples {} --temperatures {}".format(*each)
+            for each in (kept[SETTINGS], settings)
+        )
+        raise SystemExit(
+            f"{path} was made with {known}, got {asked}: give the former, or move it away"
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,9 +3,9 @@
     python -m experiments.paired_bounds BEFORE.json AFTER.json
 
 Both files are of ``experiments.margins``, of the same split and with as many samples and
-temperatures, which they don't tell; the second run is compared with the first on the images that
-both have. Nothing is evaluated. ``margins`` itself compares methods of the same settings; this one
-stages of one run, and settings.
+temperatures, which older ones don't tell; the second run is compared with the first on the images
+that both have. Nothing is evaluated. ``margins`` itself compares methods of the same settings; this
+one stages of one run, and settings.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from typing import Annotated
 import tyro
 
 from experiments._results import markdown_table
-from experiments.margins import Bounds, margins
+from experiments.margins import SETTINGS, Bounds, margins
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +46,16 @@ def split_of(path: Path) -> str:
     return first if first in ("train", "validation") else "test"
 
 
+def expect_same_settings(before: Bounds, after: Bounds) -> None:
+    """Refuse to compare bounds of which it is known that they are of different settings."""
+    known = [bounds[SETTINGS] for bounds in (before, after) if SETTINGS in bounds]
+    if len(known) == 2 and known[0] != known[1]:
+        raise SystemExit(
+            f"expected bounds of the same numbers of {SETTINGS}, got {known[0]} and {known[1]}: "
+            "run experiments.margins with --weighted-samples and --temperatures alike"
+        )
+
+
 def table(before: Bounds, after: Bounds) -> str:
     rows = [
         [title, f"{margin.nats:+.2f}", f"{margin.error:.2f}"]
@@ -56,6 +66,7 @@ def table(before: Bounds, after: Bounds) -> str:
 
 def main(config: Config) -> None:
     before, after = (json.loads(path.read_text()) for path in (config.before, config.after))
+    expect_same_settings(before, after)
     print(table(before, after))
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from experiments import _distorted, copies, paired_bounds
-from experiments.margins import Margin, levels, margins, regressed
+from experiments import _distorted, copies, margins as margins_command, paired_bounds
+from experiments.margins import SETTINGS, Margin, levels, margins, regressed
 
 from avb.data import load_dataset
 
@@ -92,6 +92,36 @@ def test_stages_of_other_images_are_not_compared(tmp_path):
     )
     with pytest.raises(ValueError, match=re.escape(message)):
         paired_bounds.Config(before, after)
+
+
+def with_settings(path: Path, *settings: int) -> Path:
+    path.write_text(json.dumps({SETTINGS: settings} | json.loads(path.read_text())))
+    return path
+
+
+def test_bounds_of_other_settings_are_not_compared(tmp_path):
+    before = with_settings(bounds_file(tmp_path, "margins-a-0.json", 0.0, 100), 100, 500)
+    after = with_settings(bounds_file(tmp_path, "margins-b-0.json", 0.0, 100), 500, 500)
+    message = (
+        "expected bounds of the same numbers of samples, temperatures, got [100, 500] and "
+        "[500, 500]: run experiments.margins with --weighted-samples and --temperatures alike"
+    )
+    with pytest.raises(SystemExit, match=re.escape(message)):
+        paired_bounds.main(paired_bounds.Config(before, after))
+
+
+def test_bounds_are_not_continued_with_other_settings(tmp_path, monkeypatch):
+    monkeypatch.setattr(margins_command, "RESULTS", tmp_path)
+    config = margins_command.Config(tmp_path, methods=("avb_adaptive",), seeds=(0,))
+    path = config.path("avb_adaptive", 0)
+    path.parent.mkdir(parents=True)
+    with_settings(bounds_file(path.parent, path.name, 0.0, 100), 100, 500)
+    message = (
+        f"{path} was made with --weighted-samples 100 --temperatures 500, got --weighted-samples "
+        "500 --temperatures 500: give the former, or move it away"
+    )
+    with pytest.raises(SystemExit, match=re.escape(message)):
+        margins_command.main(config)
 
 
 @pytest.fixture(scope="module")
