@@ -12,8 +12,8 @@ from scipy.ndimage import map_coordinates
 
 from avb.data import Dataset
 
-# Standard deviations, small enough that copies of images that a model has not seen are as likely as
-# these under it (``experiments.copies``).
+# Standard deviations, small enough that copies of images that a model has not seen are hardly less
+# likely than these under it (``experiments.copies``).
 TURN = 0.05
 SHEAR = 0.05
 STRETCH = 0.05
