@@ -1,4 +1,4 @@
-"""Distorted copies of the images of handwritten digits, as good as new ones.
+"""Distorted copies of the images of handwritten digits, about as likely as these.
 
 Each copy is turned, sheared, stretched and bent at random (Simard, Steinkraus, Platt 2003), then
 normalised as MNIST was: its longer side as long as before, its centre of mass where it was.
@@ -20,6 +20,7 @@ STRETCH = 0.05
 BEND = 0.25
 # Of the grid of random displacements that are smoothed over the image.
 KNOTS = 5
+# The grey value from which a pixel counts where the sides of a digit are measured.
 INK = 64
 
 

@@ -10,7 +10,6 @@ themselves; no test image is looked at.
 """
 
 import dataclasses
-import json
 from pathlib import Path
 
 import jax
@@ -83,7 +82,7 @@ def table(found: dict[str, list[float]]) -> str:
 
 
 def main(config: Config) -> None:
-    found = json.loads(config.path.read_text()) if config.path.exists() else bounds_of(config)
+    found = bounds_of(config)
     write_json(config.path, found)
     text = table(found)
     config.path.with_suffix(".md").write_text(text)

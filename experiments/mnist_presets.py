@@ -46,8 +46,7 @@ class Config:
 
     Attributes:
         data_dir: Folder of the MNIST files.
-        copies: Distorted copies of each training image to train on besides, so that an epoch has
-            so many times the images more.
+        copies: Distorted copies of each training image to train on besides; an epoch is over all.
         latent_dim: Number of latent dimensions.
         prior: N(0, I), or a flow fitted to the run to start from, or kept from it.
         network: Fully connected, or convolutional.
@@ -160,11 +159,11 @@ class Config:
 
     def run_name(self, method: str, seed: int) -> str:
         """Of a run and its results, within the folder of those of the same networks."""
-        known = method + self._data_and_prior
-        known += self._noise_sizes if method in WITH_NOISE_NETWORK else ""
+        sizes = self._noise_sizes if method in WITH_NOISE_NETWORK else ""
         weights = "" if method in ON_THE_ELBO else self._weights
         rates = self._rate + (self._critic_rates if method in WITH_CRITIC else "")
-        return f"{known}{weights}{self._hmc}{rates}{self._start}-{seed}"
+        changed = f"{sizes}{weights}{self._hmc}{rates}{self._start}"
+        return f"{method}{self._data_and_prior}{changed}-{seed}"
 
     @property
     def fit_config(self) -> avb.FitConfig:
