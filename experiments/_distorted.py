@@ -26,7 +26,8 @@ INK = 64
 
 def write_with_copies(dataset: Dataset, copies: int, path: Path) -> None:
     """Keep the data set with distorted copies of its training images behind these, as ``.npz``."""
-    print(f"{path}: {copies} distorted copies of {len(dataset.train)} images", flush=True)
+    text = f"{path}: {len(dataset.train)} images, {copies} distorted copies of each"
+    print(text, flush=True)
     rng = np.random.default_rng(0)
     train = np.concatenate([dataset.train, *(distorted(dataset.train, rng) for _ in range(copies))])
     path.parent.mkdir(parents=True, exist_ok=True)

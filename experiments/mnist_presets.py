@@ -23,7 +23,7 @@ import numpy as np
 import tyro
 
 import avb
-from avb.data import load_dataset
+from avb.data import Dataset, load_dataset
 from avb.evaluation import EvaluationConfig
 from avb.runs import EvaluationSettings, evaluate_run
 from avb.training import Outcome
@@ -37,6 +37,8 @@ FORMER_FINAL_RATE = 0.05
 # Channels and Adam's rates of results whose names tell none.
 KEPT_CHANNELS = (16, 32, 32)
 KEPT_RATES = (1e-3, 2e-3)
+# Of the library's own split.
+SPLIT_IMAGES = 50_000
 METHODS = ("gaussian_vae", "sivi", "avb_adaptive", "avb_self", "flow_vae", "avb", "iwae")
 
 
@@ -46,6 +48,7 @@ class Config:
 
     Attributes:
         data_dir: Folder of the MNIST files.
+        train_images: How many of the 60,000 to train on, the first; the others validate.
         copies: Distorted copies of each training image to train on besides; an epoch is over all.
         latent_dim: Number of latent dimensions.
         prior: N(0, I), or a flow fitted to the run to start from, or kept from it.
@@ -78,6 +81,7 @@ class Config:
     """
 
     data_dir: Path
+    train_images: int = SPLIT_IMAGES
     copies: int = 0
     latent_dim: int = 8
     prior: Literal["normal", "flow", "kept"] = "normal"
@@ -124,8 +128,13 @@ class Config:
 
     @property
     def _data_and_prior(self) -> str:
-        copies = f"_copies{self.copies}" if self.copies else ""
-        return copies + ("" if self.prior == "normal" else f"_{self.prior}")
+        return self.data + ("" if self.prior == "normal" else f"_{self.prior}")
+
+    @property
+    def data(self) -> str:
+        """What the training images are where not those of the library's split, for file names."""
+        images = "" if self.train_images == SPLIT_IMAGES else f"_train{self.train_images}"
+        return images + (f"_copies{self.copies}" if self.copies else "")
 
     @property
     def _start(self) -> str:
@@ -177,12 +186,28 @@ class Config:
         )
 
 
-def with_copies(config: Config) -> Path:
-    """The file of MNIST with distorted copies, which is written where there is none."""
-    path = config.runs_dir / f"mnist_copies{config.copies}.npz"
+def resplit(dataset: Dataset, train_images: int) -> Dataset:
+    """The data set with another number of training images, the first; the others validate."""
+    images = np.concatenate([dataset.train, dataset.validation])
+    if not 0 < train_images < len(images):
+        raise SystemExit(
+            f"--train-images: expected 1 to {len(images) - 1}, the others to validate, "
+            f"got {train_images}"
+        )
+    return dataclasses.replace(
+        dataset, train=images[:train_images], validation=images[train_images:]
+    )
+
+
+def data_source(config: Config) -> dict[str, str]:
+    """MNIST's folder, or the file of another split or of copies, written where there is none."""
+    if not config.data:
+        return {"data": "mnist", "data_dir": str(config.data_dir)}
+    path = config.runs_dir / f"mnist{config.data}.npz"
     if not path.exists():
-        write_with_copies(load_dataset("mnist", data_dir=config.data_dir), config.copies, path)
-    return path
+        dataset = load_dataset("mnist", data_dir=config.data_dir)
+        write_with_copies(resplit(dataset, config.train_images), config.copies, path)
+    return {"data": str(path)}
 
 
 def train(config: Config, method: str, seed: int, run_dir: Path) -> None:
@@ -191,8 +216,7 @@ def train(config: Config, method: str, seed: int, run_dir: Path) -> None:
         result = avb.resume_run(run_dir)
     else:
         run_config = avb.RunConfig(
-            data=str(with_copies(config)) if config.copies else "mnist",
-            data_dir=None if config.copies else str(config.data_dir),
+            **data_source(config),
             method=method,
             start_from=config.start_from and str(config.start_from),
             seed=seed,
