@@ -8,10 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from experiments import _distorted, copies, margins as margins_command, paired_bounds
+from experiments import (
+    _distorted,
+    copies,
+    margins as margins_command,
+    mnist_presets,
+    paired_bounds,
+)
 from experiments.margins import SETTINGS, Margin, levels, margins, regressed
 
-from avb.data import load_dataset
+from avb.data import Dataset, load_dataset
 
 FOLDER = Path(__file__).parents[2] / "experiments"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if not path.stem.startswith("_"))
@@ -184,3 +190,51 @@ def test_copies_are_compared_with_the_images_they_are_of():
         "| train | 1 | -85.50 | -0.50 ± 0.50 |",
         "| validation | 0 | -5.00 | – |",
     ]
+
+
+def images_in_splits(train: int, validation: int, test: int) -> Dataset:
+    rng = np.random.default_rng(0)
+    splits = [rng.integers(0, 256, (n, 28, 28), np.uint8) for n in (train, validation, test)]
+    fields = dict(zip(("train", "validation", "test"), splits, strict=True))
+    return dataclasses.replace(load_dataset("digits"), **fields)
+
+
+def test_mnist_is_split_elsewhere_and_its_test_images_stay():
+    dataset = images_in_splits(5, 4, 3)
+    moved = mnist_presets.resplit(dataset, 8)
+    np.testing.assert_array_equal(moved.train[:5], dataset.train)
+    np.testing.assert_array_equal(moved.train[5:], dataset.validation[:3])
+    np.testing.assert_array_equal(moved.validation, dataset.validation[3:])
+    np.testing.assert_array_equal(moved.test, dataset.test)
+
+
+@pytest.mark.parametrize("count", [0, 9])
+def test_a_split_without_images_to_train_on_or_to_validate_is_refused(count):
+    text = f"--train-images: expected 1 to 8, the others to validate, got {count}"
+    with pytest.raises(SystemExit, match=text):
+        mnist_presets.resplit(images_in_splits(5, 4, 3), count)
+
+
+@pytest.mark.parametrize(
+    ("changed", "name"),
+    [
+        ({}, "avb-3"),
+        ({"train_images": 55_000}, "avb_train55000-3"),
+        ({"train_images": 55_000, "copies": 2, "prior": "flow"}, "avb_train55000_copies2_flow-3"),
+    ],
+)
+def test_a_run_on_other_training_images_has_another_name(changed, name):
+    config = mnist_presets.Config(Path("mnist"), critic_final_rate=0.05, **changed)
+    assert config.run_name("avb", 3) == name
+
+
+def test_mnist_of_another_split_is_read_from_a_file_that_is_written_once(tmp_path, monkeypatch):
+    dataset = images_in_splits(6, 2, 1)
+    monkeypatch.setattr(mnist_presets, "load_dataset", lambda name, data_dir: dataset)
+    config = mnist_presets.Config(tmp_path, runs_dir=tmp_path / "runs", train_images=7)
+    source = mnist_presets.data_source(config)
+    assert source == {"data": str(tmp_path / "runs" / "mnist_train7.npz")}
+    monkeypatch.delattr(mnist_presets, "load_dataset")
+    assert mnist_presets.data_source(config) == source
+    kept = load_dataset(source["data"])
+    assert [len(kept.train), len(kept.validation), len(kept.test)] == [7, 1, 1]
