@@ -6,18 +6,24 @@ import json
 import re
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import numpyro.distributions as dist
 import pytest
 from experiments import (
     _distorted,
+    _sharpness,
     copies,
     margins as margins_command,
     mnist_presets,
     paired_bounds,
 )
 from experiments.margins import SETTINGS, Margin, levels, margins, regressed
+from scipy.special import logsumexp
 
 from avb.data import Dataset, load_dataset
+from avb.models import Bernoulli, LatentVariableModel
 
 FOLDER = Path(__file__).parents[2] / "experiments"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if not path.stem.startswith("_"))
@@ -238,3 +244,34 @@ def test_mnist_of_another_split_is_read_from_a_file_that_is_written_once(tmp_pat
     assert mnist_presets.data_source(config) == source
     kept = load_dataset(source["data"])
     assert [len(kept.train), len(kept.validation), len(kept.test)] == [7, 1, 1]
+
+
+def decoder(z):
+    return jnp.stack([jnp.outer(z, z)])
+
+
+def test_a_mixture_over_sharpness_is_that_of_the_models_with_each_factor():
+    prior = dist.Normal(0.0, 1.0).expand((3,)).to_event(1)
+    model = LatentVariableModel(prior, decoder, Bernoulli(), (3, 3))
+    z, x = model.sample(jax.random.key(0))
+    weights, factors = (0.7, 0.2, 0.1), (1.0, 0.5, 0.25)
+    mixed = _sharpness.with_sharpness(model, weights, factors)
+    each = [
+        LatentVariableModel(prior, lambda z, t=t: t * decoder(z), Bernoulli(), (3, 3))
+        for t in factors
+    ]
+    expected = logsumexp([of_one.log_likelihood(x, z) for of_one in each], b=weights)
+    assert float(mixed.log_likelihood(x, z)) == pytest.approx(expected, abs=1e-5)
+    mean = sum(w * of_one.mean(z) for w, of_one in zip(weights, each, strict=True))
+    np.testing.assert_allclose(mixed.mean(z), mean, rtol=1e-5)
+    assert mixed.sample(jax.random.key(1))[1].shape == (3, 3)
+
+
+def test_weights_of_sharpness_are_those_of_the_data():
+    # Two components that hardly overlap, and one that fits nothing.
+    share = np.random.default_rng(0).uniform(size=1000) < 0.3
+    evidence = np.stack([np.where(share, -50.0, -80.0), np.where(share, -70.0, -60.0)], axis=1)
+    evidence = np.concatenate([evidence, np.full((1000, 1), -200.0)], axis=1)
+    weights = _sharpness.fit_weights(evidence)
+    assert weights == pytest.approx((share.mean(), 1 - share.mean(), 0.0), abs=1e-5)
+    assert sum(weights) == pytest.approx(1.0)
