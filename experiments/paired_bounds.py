@@ -5,7 +5,8 @@
 Both files are of ``experiments.margins``, of the same split and with as many samples and
 temperatures, which older ones don't tell; the second run is compared with the first on the images
 that both have. Nothing is evaluated. ``margins`` itself compares methods of the same settings; this
-one stages of one run, and settings.
+one stages of one run, and settings. Besides it tells what the two are as one model, which draws
+from either with probability half: how much of log p(x) one run leaves to chance.
 """
 
 import dataclasses
@@ -13,10 +14,11 @@ import json
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import tyro
 
 from experiments._results import markdown_table
-from experiments.margins import SETTINGS, Bounds, margins
+from experiments.margins import CHUNKS, SETTINGS, Bounds, levels, margins, regressed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,10 +66,34 @@ def table(before: Bounds, after: Bounds) -> str:
     return markdown_table(["gain, images that both have", "nats per datum", "error"], rows)
 
 
+def mixture(one: Bounds, other: Bounds) -> Bounds:
+    """The bounds of p(x) = (p_1(x) + p_2(x)) / 2 on the images that both have."""
+    found = {}
+    for name in CHUNKS:
+        count = min(len(one[name]), len(other[name]))
+        joint = np.logaddexp(one[name][:count], other[name][:count]) - np.log(2)
+        found[name] = [float(value) for value in joint]
+    return found
+
+
+def mixture_table(mixed: Bounds) -> str:
+    """Log p(x) of the mixture, as ``margins`` tells that of one run."""
+    count = len(mixed["annealed"])
+    regression = regressed(mixed, count)
+    both = f"both, first {len(mixed['importance'])}"
+    rows = [
+        [f"annealing, first {count}", f"{np.mean(mixed['annealed']):.2f}"],
+        [both, f"{levels(mixed)[0]:.2f}"],
+        [f"{both}, by regression", f"{regression.nats:.2f} ± {regression.error:.2f}"],
+    ]
+    return markdown_table(["log p(x) ≥, half of each", "nats per datum"], rows)
+
+
 def main(config: Config) -> None:
     before, after = (json.loads(path.read_text()) for path in (config.before, config.after))
     expect_same_settings(before, after)
     print(table(before, after))
+    print(mixture_table(mixture(before, after)))
 
 
 if __name__ == "__main__":

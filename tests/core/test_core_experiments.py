@@ -94,6 +94,20 @@ def test_stages_of_a_run_are_compared_on_the_images_that_both_have(tmp_path, cap
     assert "| both, first 300 | +0.25 | 0.00 |" in printed
 
 
+def test_two_runs_are_one_model_that_draws_from_either(tmp_path, capsys):
+    # As likely as the better of them, less log 2, where they are far apart.
+    before = bounds_file(tmp_path, "margins-avb_adaptive-0.json", 0.0, 200)
+    after = bounds_file(tmp_path, "margins-avb_adaptive-1.json", 40.0, 150)
+    mixed = paired_bounds.mixture(*(json.loads(path.read_text()) for path in (before, after)))
+    assert len(mixed["annealed"]) == 150
+    alone = json.loads(after.read_text())
+    gain = np.subtract(mixed["annealed"], alone["annealed"])
+    np.testing.assert_allclose(gain, -np.log(2.0), atol=1e-6)
+    np.testing.assert_allclose(mixed["importance"], alone["importance"], atol=1e-6)
+    paired_bounds.main(paired_bounds.Config(before, after))
+    assert f"| annealing, first 150 | {np.mean(mixed['annealed']):.2f} |" in capsys.readouterr().out
+
+
 def test_stages_of_other_images_are_not_compared(tmp_path):
     before = bounds_file(tmp_path, "margins-validation-avb_adaptive-0.json", 0.0, 100)
     after = bounds_file(tmp_path, "margins-avb_adaptive_started-0.json", 0.0, 100)
