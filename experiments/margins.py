@@ -77,6 +77,11 @@ class Config(Presets):
                 f"num_data: expected {FIRST} to importance_data = {self.importance_data}, "
                 f"got {self.num_data}"
             )
+        if self.mixed_sharpness and self.split == "validation":
+            raise ValueError(
+                "mixed_sharpness: expected --split test or train, got validation, whose images the "
+                "weights are fitted to"
+            )
         if not self.methods:
             raise ValueError(
                 "methods: expected a baseline, and others to compare with it, got none"
@@ -133,18 +138,7 @@ def bounds_of(config: Config, method: str, seed: int) -> Bounds:
     run_dir = config.runs_dir / config.name / config.run_name(method, seed)
     train(config, method, seed, run_dir)
     run = avb.load_run(run_dir)
-    evaluated = run.method
-    if config.fitted_prior:
-        fitted = avb.fit_prior(run.method, run.dataset().train, key=jax.random.key(1))
-        evaluated, kept[GAIN] = fitted.method, [fitted.gain, fitted.standard_error]
-        print(f"{method} seed {seed}, prior: gain of {fitted.gain:.3f} nats", flush=True)
-    if config.mixed_sharpness:
-        if WEIGHTS not in kept:
-            images = run.held_out("validation")[-FITTED_TO:]
-            kept[WEIGHTS] = sharpness_weights(config, evaluated, images)
-        model = with_sharpness(evaluated.model, tuple(kept[WEIGHTS]))
-        evaluated = eqx.tree_at(lambda method: method.model, evaluated, model)
-    bounds = estimators(config, evaluated)
+    bounds = estimators(config, evaluated_method(config, run, kept))
     for index, name in enumerate(CHUNKS):
         data = run.held_out(config.split)[: config.counts[name]]
         while (done := len(kept[name])) < len(data):
@@ -157,6 +151,22 @@ def bounds_of(config: Config, method: str, seed: int) -> Bounds:
             text = f"{method} seed {seed}, {bound.estimator}: {len(kept[name])} images"
             print(f"{text}, {seconds:.0f} s a chunk", flush=True)
     return kept
+
+
+def evaluated_method(config: Config, run: avb.Run, kept: Bounds) -> avb.Method:
+    """That of the run, its prior or likelihood fitted where asked; what was fitted is kept."""
+    method = run.method
+    if config.fitted_prior:
+        fitted = avb.fit_prior(method, run.dataset().train, key=jax.random.key(1))
+        method, kept[GAIN] = fitted.method, [fitted.gain, fitted.standard_error]
+        print(f"prior: gain of {fitted.gain:.3f} nats", flush=True)
+    if config.mixed_sharpness:
+        if WEIGHTS not in kept:
+            images = run.held_out("validation")[-FITTED_TO:]
+            kept[WEIGHTS] = sharpness_weights(config, method, images)
+        model = with_sharpness(method.model, tuple(kept[WEIGHTS]))
+        method = eqx.tree_at(lambda method: method.model, method, model)
+    return method
 
 
 def sharpness_weights(config: Config, method: avb.Method, data: np.ndarray) -> list[float]:

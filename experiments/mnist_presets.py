@@ -128,11 +128,11 @@ class Config:
 
     @property
     def _data_and_prior(self) -> str:
-        return self.data + ("" if self.prior == "normal" else f"_{self.prior}")
+        return self.other_images + ("" if self.prior == "normal" else f"_{self.prior}")
 
     @property
-    def data(self) -> str:
-        """What the training images are where not those of the library's split, for file names."""
+    def other_images(self) -> str:
+        """Which training images, if not those of the library's split, as part of a name."""
         images = "" if self.train_images == SPLIT_IMAGES else f"_train{self.train_images}"
         return images + (f"_copies{self.copies}" if self.copies else "")
 
@@ -201,9 +201,9 @@ def resplit(dataset: Dataset, train_images: int) -> Dataset:
 
 def data_source(config: Config) -> dict[str, str]:
     """MNIST's folder, or the file of another split or of copies, written where there is none."""
-    if not config.data:
+    if not config.other_images:
         return {"data": "mnist", "data_dir": str(config.data_dir)}
-    path = config.runs_dir / f"mnist{config.data}.npz"
+    path = config.runs_dir / f"mnist{config.other_images}.npz"
     if not path.exists():
         dataset = load_dataset("mnist", data_dir=config.data_dir)
         write_with_copies(resplit(dataset, config.train_images), config.copies, path)

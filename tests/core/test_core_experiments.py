@@ -5,6 +5,7 @@ import importlib
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,7 @@ from experiments import (
 from experiments.margins import SETTINGS, Margin, levels, margins, regressed
 from scipy.special import logsumexp
 
+import avb
 from avb.data import Dataset, load_dataset
 from avb.models import Bernoulli, LatentVariableModel
 
@@ -289,3 +291,36 @@ def test_weights_of_sharpness_are_those_of_the_data():
     weights = _sharpness.fit_weights(evidence)
     assert weights == pytest.approx((share.mean(), 1 - share.mean(), 0.0), abs=1e-5)
     assert sum(weights) == pytest.approx(1.0)
+
+
+def test_weights_of_sharpness_are_not_judged_on_images_that_they_are_fitted_to():
+    message = (
+        "mixed_sharpness: expected --split test or train, got validation, whose images the weights "
+        "are fitted to"
+    )
+    with pytest.raises(ValueError, match=message):
+        margins_command.Config(Path("mnist"), split="validation", mixed_sharpness=True)
+
+
+def test_weights_of_sharpness_are_fitted_once_to_the_last_validation_images(monkeypatch):
+    images = images_in_splits(2, 6, 2).validation
+    fitted_to = []
+    monkeypatch.setattr(margins_command, "FITTED_TO", 4)
+
+    def fit(config, method, data):
+        fitted_to.append(data)
+        return [0.7, 0.1, 0.1, 0.1]
+
+    monkeypatch.setattr(margins_command, "sharpness_weights", fit)
+    architecture = avb.Architecture((28, 28), latent_dim=2)
+    run = SimpleNamespace(
+        method=avb.gaussian_vae(architecture, key=jax.random.key(0)),
+        held_out=lambda split: {"validation": images}[split],
+    )
+    config = margins_command.Config(Path("mnist"), mixed_sharpness=True)
+    kept = {}
+    for _ in range(2):
+        method = margins_command.evaluated_method(config, run, kept)
+        np.testing.assert_allclose(method.model.likelihood.family.weights, [0.7, 0.1, 0.1, 0.1])
+    assert len(fitted_to) == 1
+    np.testing.assert_array_equal(fitted_to[0], images[-4:])
