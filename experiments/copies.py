@@ -1,6 +1,6 @@
 """How likely distorted copies of MNIST's images are under a model that was trained.
 
-    python -m experiments.copies --run-dir RUN --data-dir ../shared/data/mnist
+    python -m experiments.copies --run-dir RUN
 
 ``experiments.mnist_presets --copies`` trains on such copies. They look like new images where copies
 of validation images are as likely as these. Under a run that was trained on copies, others of the
@@ -17,7 +17,6 @@ import numpy as np
 import tyro
 
 import avb
-from avb.data import load_dataset
 from avb.evaluation import importance_bound
 from experiments._distorted import distorted
 from experiments._results import RESULTS, markdown_table, write_json
@@ -31,14 +30,12 @@ class Config:
 
     Attributes:
         run_dir: Run folder of a model of MNIST.
-        data_dir: Folder of the MNIST files.
         strengths: Of the distortion, as multiples of what ``mnist_presets`` trains on.
         num_data: Images of each split.
         samples: Samples of the bound.
     """
 
     run_dir: Path
-    data_dir: Path
     strengths: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0)
     num_data: int = 1000
     samples: int = 100
@@ -51,8 +48,8 @@ class Config:
 def bounds_of(config: Config) -> dict[str, list[float]]:
     """The bound of each image, and of one copy of it at each strength."""
     run = avb.load_run(config.run_dir)
-    # Those of a run on copies begin with the same images.
-    dataset = load_dataset("mnist", data_dir=config.data_dir)
+    # Its own split; the training images of a run on copies come before these.
+    dataset = run.dataset()
     found = {}
     for split, seed in SEEDS.items():
         images = getattr(dataset, split)[: config.num_data]
