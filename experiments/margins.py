@@ -30,6 +30,7 @@ from scipy.special import logsumexp
 
 import avb
 from avb.evaluation import annealed_bound, importance_bound
+from experiments._averaged import averaged
 from experiments._results import RESULTS, markdown_table, spread, write_json
 from experiments._sharpness import FACTORS, fit_weights, with_sharpness
 from experiments.mnist_presets import Config as Presets, train
@@ -55,6 +56,8 @@ class Config(Presets):
         importance_data: Images to weight by importance.
         split: Images of which part of the data.
         fitted_prior: Whether a flow that is fitted first takes the place of the prior.
+        fresh_decoders: Decoders of ``experiments.decoders`` that the run's own is averaged with.
+        student: Whether the decoder that learnt this mean takes its place.
         mixed_sharpness: Whether an image's logits are multiplied by one of several factors, whose
             weights are fitted first, to validation images.
         methods: The baseline, and the presets that may beat it; of one alone log p(x) is told.
@@ -65,6 +68,8 @@ class Config(Presets):
     importance_data: int = 10_000
     split: Literal["test", "validation", "train"] = "test"
     fitted_prior: bool = False
+    fresh_decoders: int = 0
+    student: bool = False
     mixed_sharpness: bool = False
     methods: tuple[str, ...] = ("gaussian_vae", "avb_adaptive")
     temperatures: int = 500
@@ -82,6 +87,8 @@ class Config(Presets):
                 "mixed_sharpness: expected --split test or train, got validation, whose images the "
                 "weights are fitted to"
             )
+        if self.student and not self.fresh_decoders:
+            raise ValueError("student: expected --fresh-decoders, whose mean it learnt, got none")
         if not self.methods:
             raise ValueError(
                 "methods: expected a baseline, and others to compare with it, got none"
@@ -100,7 +107,9 @@ class Config(Presets):
         """Of which images and which model, as part of a file's name."""
         images = "" if self.split == "test" else f"-{self.split}"
         prior = "-prior" if self.fitted_prior else ""
-        return images + prior + ("-sharpness" if self.mixed_sharpness else "")
+        kind = "student" if self.student else "decoders"
+        decoders = f"-{kind}{self.fresh_decoders}" if self.fresh_decoders else ""
+        return images + prior + decoders + ("-sharpness" if self.mixed_sharpness else "")
 
     def path(self, method: str, seed: int) -> Path:
         name = f"margins{self.what}-{self.run_name(method, seed)}.json"
@@ -154,8 +163,14 @@ def bounds_of(config: Config, method: str, seed: int) -> Bounds:
 
 
 def evaluated_method(config: Config, run: avb.Run, kept: Bounds) -> avb.Method:
-    """That of the run, its prior or likelihood fitted where asked; what was fitted is kept."""
+    """That of the run, its decoder averaged, its prior or likelihood fitted where asked.
+
+    What was fitted is kept.
+    """
     method = run.method
+    if config.fresh_decoders:
+        model = averaged(run.path, method, config.fresh_decoders, student=config.student)
+        method = eqx.tree_at(lambda method: method.model, method, model)
     if config.fitted_prior:
         fitted = avb.fit_prior(method, run.dataset().train, key=jax.random.key(1))
         method, kept[GAIN] = fitted.method, [fitted.gain, fitted.standard_error]

@@ -1,0 +1,167 @@
+"""Decoders that are trained after a run and averaged with its own."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from experiments import decoders
+from experiments._averaged import AveragedDecoder, averaged, member_path, members_of
+from experiments.margins import Config as Margins
+
+import avb
+from avb.models import Bernoulli, LatentVariableModel
+from avb.models._latent import standard_normal
+from avb.nets import MLPDecoder
+
+IMAGES = 256
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory) -> Path:
+    """A short run on images of two kinds, in another folder's runs."""
+    rng = np.random.default_rng(0)
+    halves = np.repeat(rng.integers(0, 2, (IMAGES + 64, 2)), [8, 8], axis=1)
+    images = (230 * halves).astype(np.uint8).reshape(-1, 4, 4)
+    folder = tmp_path_factory.mktemp("decoders")
+    splits = {"train": images[:IMAGES], "validation": images[-64:-32], "test": images[-32:]}
+    np.savez(folder / "halves.npz", **splits)
+    config = avb.RunConfig(
+        data=str(folder / "halves.npz"),
+        method="gaussian_vae",
+        latent_dim=2,
+        width=32,
+        hmc_transitions=1,
+        fit=avb.FitConfig(epochs=100, batch_size=64, learning_rate=1e-2),
+    )
+    avb.train_run(config, folder / "runs" / "run")
+    return folder / "runs" / "run"
+
+
+@pytest.fixture(scope="module")
+def config(run_dir) -> decoders.Config:
+    return decoders.Config(
+        run_dir, fresh=2, draws=2, epochs=200, num_data=32, samples=10, student=True
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(config) -> avb.Run:
+    run = avb.load_run(config.run_dir)
+    decoders.train_all(config, run)
+    return run
+
+
+def mlp_decoder(seed: int) -> MLPDecoder:
+    return MLPDecoder(2, (1, 3, 3), width=5, key=jax.random.key(seed))
+
+
+def test_the_mean_of_logits_is_at_least_as_likely_as_its_members_are_on_average():
+    members = [mlp_decoder(seed) for seed in range(3)]
+    key_z, key_x = jax.random.split(jax.random.key(3))
+    z = 3 * jax.random.normal(key_z, (20, 2))
+    x = jax.random.bernoulli(key_x, 0.5, (20, 3, 3)).astype(jnp.float32)
+
+    def log_likelihoods(decoder):
+        model = LatentVariableModel(standard_normal(2), decoder, Bernoulli(), (3, 3))
+        return np.asarray(model.log_likelihoods(x, z))
+
+    of_members = np.mean([log_likelihoods(member) for member in members], axis=0)
+    assert np.all(log_likelihoods(AveragedDecoder(members)) > of_members)
+
+
+def test_the_mean_of_one_is_that_one_for_a_latent_vector_and_for_rows():
+    member, z = mlp_decoder(0), jnp.asarray([[0.3, -2.0], [1.0, 0.0]])
+    mean = AveragedDecoder([member, member])
+    np.testing.assert_allclose(mean(z[0]), member(z[0]), rtol=1e-6)
+    np.testing.assert_allclose(mean.of_rows(z)[1], member(z[1]), rtol=1e-5, atol=1e-6)
+
+
+def test_a_decoder_that_was_trained_after_a_run_explains_its_draws(config, trained):
+    model = trained.method.model
+    draws = np.load(decoders.folder_of(config.run_dir) / "draws-0.npz")
+    x = jnp.asarray(np.unpackbits(draws["bits"], axis=1).reshape(-1, 4, 4), jnp.float32)
+    untrained = trained.record.architecture.build_model(key=jax.random.key(5)).decoder
+    member, _ = members_of(config.run_dir, trained.method, 2)
+    before, after = (float(decoders.loss(d, model, x, draws["z"])) for d in (untrained, member))
+    assert after < before - 1.0
+
+
+def test_a_student_gives_what_the_mean_gives(config, trained):
+    own, fresh = trained.method.model.decoder, config.fresh
+    mean, student = (
+        averaged(config.run_dir, trained.method, fresh, student=student).decoder
+        for student in (False, True)
+    )
+    z = jax.random.normal(jax.random.key(0), (100, 2))
+    of_student, of_own = (decoders.divergence(mean, other, z) for other in (student, own))
+    assert of_student < 0.1 * of_own
+
+
+def test_the_student_learns_by_the_divergence_of_bernoulli_likelihoods():
+    z = jnp.zeros((1, 1))
+    chances = [np.array([0.9, 0.2]), np.array([0.6, 0.3])]
+    given = [lambda z, p=p: jnp.log(p / (1 - p)) + 0 * z for p in chances]
+    expected = sum(np.sum(p * np.log(p / q)) for p, q in (chances, [1 - each for each in chances]))
+    np.testing.assert_allclose(decoders.divergence(*given, z), expected, rtol=1e-5)
+
+
+def test_members_have_other_weights_and_draws_other_pixels(config, trained):
+    first, second = members_of(config.run_dir, trained.method, 2)
+    z = jnp.zeros((1, 2))
+    assert not np.allclose(jax.vmap(first)(z), jax.vmap(second)(z))
+    folder = decoders.folder_of(config.run_dir)
+    bits = [np.load(folder / f"draws-{index}.npz")["bits"] for index in range(2)]
+    assert len(bits[0]) == IMAGES
+    assert not np.array_equal(*bits)
+
+
+def test_what_exists_is_not_done_again_and_what_is_missing_comes_out_the_same(config, trained):
+    first, second = (member_path(config.run_dir, index) for index in (1, 2))
+    kept, written = second.read_bytes(), first.stat().st_mtime_ns
+    second.unlink()
+    decoders.train_all(config, trained)
+    assert second.read_bytes() == kept
+    assert first.stat().st_mtime_ns == written
+
+
+def test_each_decoder_and_each_mean_is_judged_on_both_splits(config, trained):
+    found = decoders.judged(config, trained)
+    titles = ["the run's own", "fresh 1", "mean with 1 fresh", "fresh 2", "mean with 2 fresh"]
+    titles.append("student of the mean")
+    assert [list(of_split) for of_split in found.values()] == [titles, titles]
+    assert list(found) == ["train", "validation"]
+    rows = decoders.table(found).splitlines()[2:]
+    assert len(rows) == 12
+    own = np.mean(found["train"]["the run's own"])
+    assert rows[0] == f"| train | the run's own | {own:.2f} | +0.00 | 0.00 |"
+
+
+def test_a_decoder_that_was_not_trained_is_asked_for(config, trained):
+    message = (
+        f"{member_path(config.run_dir, 3)} does not exist: python -m experiments.decoders "
+        f"--run-dir {config.run_dir} --fresh 3 trains it"
+    )
+    with pytest.raises(SystemExit) as refused:
+        averaged(config.run_dir, trained.method, 3)
+    assert str(refused.value) == message
+
+
+def test_a_student_of_no_mean_is_refused():
+    message = "student: expected --fresh-decoders, whose mean it learnt, got none"
+    with pytest.raises(ValueError, match=message):
+        Margins(Path("mnist"), student=True)
+
+
+@pytest.mark.parametrize("name", ["fresh", "draws", "epochs"])
+def test_none_of_something_is_refused(name):
+    with pytest.raises(ValueError, match=f"{name}: expected at least 1, got 0"):
+        decoders.Config(Path("run"), **{name: 0})
+
+
+def test_margins_of_averaged_decoders_have_another_name():
+    config = Margins(Path("mnist"), fresh_decoders=3, mixed_sharpness=True, methods=("avb",))
+    assert config.what == "-decoders3-sharpness"
+    assert dataclasses.replace(config, student=True).what == "-student3-sharpness"
