@@ -48,31 +48,19 @@ def member_path(run_dir: Path, member: int) -> Path:
     return folder_of(run_dir) / f"{member}.eqx"
 
 
-def student_path(run_dir: Path, fresh: int) -> Path:
-    """The file of the one decoder that learnt the mean of the run's own and so many others."""
-    return folder_of(run_dir) / f"student-of-{fresh}.eqx"
+def averaged(run_dir: Path, method: avb.Method, fresh: int) -> LatentVariableModel:
+    """The run's model, its decoder averaged with the first so many trained after it."""
+    members = [method.model.decoder, *members_of(run_dir, method, fresh)]
+    return eqx.tree_at(lambda model: model.decoder, method.model, AveragedDecoder(members))
 
 
 def members_of(run_dir: Path, method: avb.Method, fresh: int) -> list[Callable]:
     """The first so many that were trained after the run."""
-    command = f"python -m experiments.decoders --run-dir {run_dir} --fresh {fresh}"
     paths = [member_path(run_dir, member) for member in range(1, fresh + 1)]
-    return [_read(path, method, command) for path in paths]
-
-
-def averaged(
-    run_dir: Path, method: avb.Method, fresh: int, *, student: bool = False
-) -> LatentVariableModel:
-    """The run's model with the mean of its decoder and so many others, or with what learnt it."""
-    if student:
-        command = f"python -m experiments.decoders --run-dir {run_dir} --fresh {fresh} --student"
-        decoder = _read(student_path(run_dir, fresh), method, command)
-    else:
-        decoder = AveragedDecoder([method.model.decoder, *members_of(run_dir, method, fresh)])
-    return eqx.tree_at(lambda model: model.decoder, method.model, decoder)
-
-
-def _read(path: Path, method: avb.Method, command: str) -> Callable:
-    if not path.exists():
-        raise SystemExit(f"{path} does not exist: {command} trains it")
-    return eqx.tree_deserialise_leaves(path, method.model.decoder)
+    for path in paths:
+        if not path.exists():
+            raise SystemExit(
+                f"{path} does not exist: python -m experiments.decoders --run-dir {run_dir} "
+                f"--fresh {fresh} trains it"
+            )
+    return [eqx.tree_deserialise_leaves(path, method.model.decoder) for path in paths]

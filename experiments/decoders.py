@@ -5,11 +5,10 @@
 The run's posterior and prior stay as they are. Draws z of each training image, moved by the run's
 own Hamiltonian transitions where it has any, are made once; then decoders of the same shape, from
 other random weights, learn p(x|z) from them, each by itself. What each learns by chance about
-images that it has not seen differs, and the mean of their logits has less of it. With
-``--student`` one decoder, of the same shape again, learns that mean, so that the model is no larger
-than the run's. Draws and decoders lie beside the run's folder, in ``RUN_decoders``; what exists is
-not done again. It prints, and keeps, log p(x) of training and validation images by importance
-weighting for each decoder, for the mean of the first of them, and for the student;
+images that it has not seen differs, and the mean of their logits has less of it. Draws and
+decoders lie beside the run's folder, in ``RUN_decoders``, and what exists is not done again (remove
+it for other settings). It prints, and keeps, log p(x) of training and validation images by
+importance weighting for each decoder and for the mean of the first of them;
 ``experiments.margins --fresh-decoders`` tells that of test images, with annealing.
 """
 
@@ -36,7 +35,7 @@ from avb.nets._rows import over_rows
 from avb.training._batches import binarise
 from avb.training._draws import drawn
 from avb.training._refine import Chains, refine
-from experiments._averaged import averaged, folder_of, member_path, members_of, student_path
+from experiments._averaged import averaged, folder_of, member_path, members_of
 from experiments._results import RESULTS, markdown_table, write_json
 
 BATCH = 128
@@ -56,17 +55,14 @@ class Config:
         fresh: Decoders to train besides the run's own.
         draws: Posterior draws of each training image, each with its pixels drawn anew.
         epochs: Of each decoder, each over one draw of every image.
-        student: Whether one more decoder, from the run's own, learns the mean of all: a model of
-            the size of the run's.
         num_data: Images of each split to judge by.
         samples: Samples of the importance-weighted bound.
     """
 
     run_dir: Path
     fresh: int = 3
-    draws: int = 6
+    draws: int = 4
     epochs: int = 24
-    student: bool = False
     num_data: int = 1000
     samples: int = 100
 
@@ -116,106 +112,56 @@ def loss(decoder: Callable, model: LatentVariableModel, x: Array, z: Array) -> A
     return -jnp.mean(model.log_likelihoods(x, z))
 
 
-def divergence(teacher: Callable, student: Callable, z: Array) -> Array:
-    """KL(p_teacher(x|z) ‖ p_student(x|z)) of Bernoulli likelihoods, in nats per image."""
-    a, b = over_rows(teacher)(z), over_rows(student)(z)
-    of_pixels = jax.nn.sigmoid(a) * (a - b) + jax.nn.softplus(b) - jax.nn.softplus(a)
-    return jnp.sum(of_pixels) / len(z)
-
-
-def descend(decoder: Callable, epochs: int, epoch_of: Callable, loss_of: Callable) -> Callable:
-    """The decoder after all epochs: the running mean of its parameters.
-
-    Args:
-        decoder: Where to start.
-        epochs: How many.
-        epoch_of: From an epoch's number to what its steps take, stacked, and what all of them take.
-        loss_of: From the decoder and both of these to the loss of a step.
-    """
-    began = time.perf_counter()
+def train_member(
+    config: Config, model: LatentVariableModel, decoder: Callable, paths: list[Path], key: Key
+) -> Callable:
+    """The decoder after all epochs: the running mean of its parameters."""
+    began, files = time.perf_counter(), [np.load(path) for path in paths]
+    count = len(files[0]["z"])
     params, static = eqx.partition(decoder, eqx.is_array)
-    steps = epochs * len(epoch_of(0)[0])
+    steps = config.epochs * (count // BATCH)
     optimiser = optax.adam(optax.cosine_decay_schedule(LEARNING_RATE, steps, FINAL_SHARE))
 
-    def step(carry, item, shared):
+    def step(carry, x, z):
         params, state, mean = carry
         value, gradient = jax.value_and_grad(
-            lambda params: loss_of(eqx.combine(params, static), item, shared)
+            lambda params: loss(eqx.combine(params, static), model, x, z)
         )(params)
         updates, state = optimiser.update(gradient, state, params)
         params = optax.apply_updates(params, updates)
         mean = jax.tree.map(lambda m, p: DECAY * m + (1 - DECAY) * p, mean, params)
         return (params, state, mean), value
 
-    @eqx.filter_jit
-    def epoch(carry, items, shared):
-        return lax.scan(lambda carry, item: step(carry, item, shared), carry, items)
+    @jax.jit
+    def epoch(carry, order, x, z):
+        def of_batch(carry, index):
+            return step(carry, x[index].astype(jnp.float32), z[index])
+
+        return lax.scan(of_batch, carry, order)
 
     carry = (params, optimiser.init(params), params)
-    for number in range(epochs):
-        carry, losses = epoch(carry, *epoch_of(number))
+    for number in range(config.epochs):
+        kept = files[number % len(files)]
+        x = np.unpackbits(kept["bits"], axis=1, count=int(np.prod(model.data_shape)))
+        x = jnp.asarray(x.reshape(count, *model.data_shape))
+        order = jax.random.permutation(jax.random.fold_in(key, number), count)
+        carry, losses = epoch(carry, order.reshape(-1, BATCH), x, jnp.asarray(kept["z"]))
         seconds = time.perf_counter() - began
-        told = f"loss {float(jnp.mean(losses)):.3f}, {seconds:.0f} s"
-        print(f"epoch {number + 1} of {epochs}: {told}", flush=True)
+        told = f"log p(x|z) {-float(jnp.mean(losses)):.2f} on training images, {seconds:.0f} s"
+        print(f"epoch {number + 1} of {config.epochs}: {told}", flush=True)
     return eqx.combine(carry[2], static)
 
 
-def train_member(
-    config: Config, model: LatentVariableModel, decoder: Callable, paths: list[Path], key: Key
-) -> Callable:
-    """A decoder that learns p(x|z) from the draws, one draw of each image an epoch."""
-    files = [np.load(path) for path in paths]
-    count = len(files[0]["z"])
-
-    def epoch_of(number):
-        kept = files[number % len(files)]
-        x = np.unpackbits(kept["bits"], axis=1, count=int(np.prod(model.data_shape)))
-        order = jax.random.permutation(jax.random.fold_in(key, number), count)
-        x = jnp.asarray(x.reshape(count, *model.data_shape))
-        return order.reshape(-1, BATCH), (x, jnp.asarray(kept["z"]))
-
-    def loss_of(decoder, index, draws):
-        x, z = draws
-        return loss(decoder, model, x[index].astype(jnp.float32), z[index])
-
-    return descend(decoder, config.epochs, epoch_of, loss_of)
-
-
-def train_student(
-    config: Config, model: LatentVariableModel, teacher: Callable, paths: list[Path], key: Key
-) -> Callable:
-    """One decoder that learns the mean of several, which is known at every z.
-
-    So no images are needed, and there is no end of draws: half of a batch is of the prior, half
-    from the posterior draws. The loss is KL(p_teacher(x|z) ‖ p_student(x|z)).
-    """
-    pool = jnp.concatenate([jnp.asarray(np.load(path)["z"]) for path in paths])
-    steps = len(pool) // len(paths) // BATCH
-
-    def epoch_of(number):
-        return jax.random.split(jax.random.fold_in(key, number), steps), (pool, teacher)
-
-    def loss_of(decoder, key, shared):
-        pool, teacher = shared
-        key_pool, key_prior = jax.random.split(key)
-        chosen = pool[jax.random.randint(key_pool, (BATCH // 2,), 0, len(pool))]
-        keys = jax.random.split(key_prior, BATCH // 2)
-        z = jnp.concatenate([chosen, jax.vmap(model.fixed_prior.sample)(keys)])
-        return divergence(teacher, decoder, z)
-
-    return descend(model.decoder, config.epochs, epoch_of, loss_of)
-
-
 def train_all(config: Config, run: avb.Run) -> None:
-    """What does not exist yet: the draws, decoders that learn from them, and their student."""
+    """What does not exist yet: the draws, and the decoders that learn from them."""
     method, folder = run.method, folder_of(config.run_dir)
     folder.mkdir(exist_ok=True)
     key_draws, key_members = jax.random.split(jax.random.key(1))
     paths = [folder / f"draws-{index}.npz" for index in range(config.draws)]
-    missing = [index for index, path in enumerate(paths) if not path.exists()]
-    images = run.dataset().train if missing else None
-    for index in missing:
-        write_draws(paths[index], method, images, jax.random.fold_in(key_draws, index))
+    images = run.dataset().train
+    for index, path in enumerate(paths):
+        if not path.exists():
+            write_draws(path, method, images, jax.random.fold_in(key_draws, index))
     for index in range(1, config.fresh + 1):
         path = member_path(config.run_dir, index)
         if not path.exists():
@@ -223,12 +169,6 @@ def train_all(config: Config, run: avb.Run) -> None:
             key_init, key_order = jax.random.split(jax.random.fold_in(key_members, index))
             decoder = run.record.architecture.build_model(key=key_init).decoder
             write(path, train_member(config, method.model, decoder, paths, key_order))
-    path = student_path(config.run_dir, config.fresh)
-    if config.student and not path.exists():
-        print(path.name, flush=True)
-        teacher = averaged(config.run_dir, method, config.fresh).decoder
-        key = jax.random.fold_in(key_members, 0)
-        write(path, train_student(config, method.model, teacher, paths, key))
 
 
 def write(path: Path, decoder: Callable) -> None:
@@ -242,14 +182,9 @@ def judged(config: Config, run: avb.Run) -> dict[str, dict[str, list[float]]]:
     """The bound of each image of both splits, of each decoder and of the mean of the first ones."""
     model, posterior = run.method.model, run.method.posterior
     models = {"the run's own": model}
-    members = members_of(config.run_dir, run.method, config.fresh)
-    for index, member in enumerate(members, start=1):
+    for index, member in enumerate(members_of(config.run_dir, run.method, config.fresh), start=1):
         models[f"fresh {index}"] = eqx.tree_at(lambda model: model.decoder, model, member)
         models[f"mean with {index} fresh"] = averaged(config.run_dir, run.method, index)
-    if config.student:
-        models["student of the mean"] = averaged(
-            config.run_dir, run.method, config.fresh, student=True
-        )
     found = {}
     for split in ("train", "validation"):
         data = run.held_out(split)[: config.num_data]
@@ -277,6 +212,11 @@ def table(found: dict[str, dict[str, list[float]]]) -> str:
 
 def main(config: Config) -> None:
     run = avb.load_run(config.run_dir)
+    if run.record.resolved.values != "binary":
+        raise SystemExit(
+            f"{config.run_dir}: expected a run on images that are binarised, got values "
+            f"{run.record.resolved.values!r}"
+        )
     train_all(config, run)
     found = judged(config, run)
     write_json(config.path, found)

@@ -57,7 +57,6 @@ class Config(Presets):
         split: Images of which part of the data.
         fitted_prior: Whether a flow that is fitted first takes the place of the prior.
         fresh_decoders: Decoders of ``experiments.decoders`` that the run's own is averaged with.
-        student: Whether the decoder that learnt this mean takes its place.
         mixed_sharpness: Whether an image's logits are multiplied by one of several factors, whose
             weights are fitted first, to validation images.
         methods: The baseline, and the presets that may beat it; of one alone log p(x) is told.
@@ -69,7 +68,6 @@ class Config(Presets):
     split: Literal["test", "validation", "train"] = "test"
     fitted_prior: bool = False
     fresh_decoders: int = 0
-    student: bool = False
     mixed_sharpness: bool = False
     methods: tuple[str, ...] = ("gaussian_vae", "avb_adaptive")
     temperatures: int = 500
@@ -87,8 +85,6 @@ class Config(Presets):
                 "mixed_sharpness: expected --split test or train, got validation, whose images the "
                 "weights are fitted to"
             )
-        if self.student and not self.fresh_decoders:
-            raise ValueError("student: expected --fresh-decoders, whose mean it learnt, got none")
         if not self.methods:
             raise ValueError(
                 "methods: expected a baseline, and others to compare with it, got none"
@@ -107,8 +103,7 @@ class Config(Presets):
         """Of which images and which model, as part of a file's name."""
         images = "" if self.split == "test" else f"-{self.split}"
         prior = "-prior" if self.fitted_prior else ""
-        kind = "student" if self.student else "decoders"
-        decoders = f"-{kind}{self.fresh_decoders}" if self.fresh_decoders else ""
+        decoders = f"-decoders{self.fresh_decoders}" if self.fresh_decoders else ""
         return images + prior + decoders + ("-sharpness" if self.mixed_sharpness else "")
 
     def path(self, method: str, seed: int) -> Path:
@@ -169,7 +164,7 @@ def evaluated_method(config: Config, run: avb.Run, kept: Bounds) -> avb.Method:
     """
     method = run.method
     if config.fresh_decoders:
-        model = averaged(run.path, method, config.fresh_decoders, student=config.student)
+        model = averaged(run.path, method, config.fresh_decoders)
         method = eqx.tree_at(lambda method: method.model, method, model)
     if config.fitted_prior:
         fitted = avb.fit_prior(method, run.dataset().train, key=jax.random.key(1))

@@ -1,7 +1,8 @@
 """Decoders that are trained after a run and averaged with its own."""
 
-import dataclasses
+import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -42,9 +43,7 @@ def run_dir(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def config(run_dir) -> decoders.Config:
-    return decoders.Config(
-        run_dir, fresh=2, draws=2, epochs=200, num_data=32, samples=10, student=True
-    )
+    return decoders.Config(run_dir, fresh=2, draws=2, epochs=200, num_data=32, samples=10)
 
 
 @pytest.fixture(scope="module")
@@ -89,25 +88,6 @@ def test_a_decoder_that_was_trained_after_a_run_explains_its_draws(config, train
     assert after < before - 1.0
 
 
-def test_a_student_gives_what_the_mean_gives(config, trained):
-    own, fresh = trained.method.model.decoder, config.fresh
-    mean, student = (
-        averaged(config.run_dir, trained.method, fresh, student=student).decoder
-        for student in (False, True)
-    )
-    z = jax.random.normal(jax.random.key(0), (100, 2))
-    of_student, of_own = (decoders.divergence(mean, other, z) for other in (student, own))
-    assert of_student < 0.1 * of_own
-
-
-def test_the_student_learns_by_the_divergence_of_bernoulli_likelihoods():
-    z = jnp.zeros((1, 1))
-    chances = [np.array([0.9, 0.2]), np.array([0.6, 0.3])]
-    given = [lambda z, p=p: jnp.log(p / (1 - p)) + 0 * z for p in chances]
-    expected = sum(np.sum(p * np.log(p / q)) for p, q in (chances, [1 - each for each in chances]))
-    np.testing.assert_allclose(decoders.divergence(*given, z), expected, rtol=1e-5)
-
-
 def test_members_have_other_weights_and_draws_other_pixels(config, trained):
     first, second = members_of(config.run_dir, trained.method, 2)
     z = jnp.zeros((1, 2))
@@ -130,11 +110,10 @@ def test_what_exists_is_not_done_again_and_what_is_missing_comes_out_the_same(co
 def test_each_decoder_and_each_mean_is_judged_on_both_splits(config, trained):
     found = decoders.judged(config, trained)
     titles = ["the run's own", "fresh 1", "mean with 1 fresh", "fresh 2", "mean with 2 fresh"]
-    titles.append("student of the mean")
     assert [list(of_split) for of_split in found.values()] == [titles, titles]
     assert list(found) == ["train", "validation"]
     rows = decoders.table(found).splitlines()[2:]
-    assert len(rows) == 12
+    assert len(rows) == 10
     own = np.mean(found["train"]["the run's own"])
     assert rows[0] == f"| train | the run's own | {own:.2f} | +0.00 | 0.00 |"
 
@@ -149,10 +128,12 @@ def test_a_decoder_that_was_not_trained_is_asked_for(config, trained):
     assert str(refused.value) == message
 
 
-def test_a_student_of_no_mean_is_refused():
-    message = "student: expected --fresh-decoders, whose mean it learnt, got none"
-    with pytest.raises(ValueError, match=message):
-        Margins(Path("mnist"), student=True)
+def test_a_run_whose_images_are_not_binarised_is_refused(config, monkeypatch):
+    record = SimpleNamespace(resolved=SimpleNamespace(values="real"))
+    monkeypatch.setattr(avb, "load_run", lambda path: SimpleNamespace(record=record))
+    message = f"{config.run_dir}: expected a run on images that are binarised, got values 'real'"
+    with pytest.raises(SystemExit, match=re.escape(message)):
+        decoders.main(config)
 
 
 @pytest.mark.parametrize("name", ["fresh", "draws", "epochs"])
@@ -164,4 +145,3 @@ def test_none_of_something_is_refused(name):
 def test_margins_of_averaged_decoders_have_another_name():
     config = Margins(Path("mnist"), fresh_decoders=3, mixed_sharpness=True, methods=("avb",))
     assert config.what == "-decoders3-sharpness"
-    assert dataclasses.replace(config, student=True).what == "-student3-sharpness"
