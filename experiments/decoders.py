@@ -32,6 +32,7 @@ from avb._types import Key
 from avb.evaluation import importance_bound
 from avb.models import LatentVariableModel
 from avb.nets._rows import over_rows
+from avb.runs._prepare import training_values
 from avb.training._batches import binarise
 from avb.training._draws import drawn
 from avb.training._refine import Chains, refine
@@ -158,7 +159,7 @@ def train_all(config: Config, run: avb.Run) -> None:
     folder.mkdir(exist_ok=True)
     key_draws, key_members = jax.random.split(jax.random.key(1))
     paths = [folder / f"draws-{index}.npz" for index in range(config.draws)]
-    images = run.dataset().train
+    images = training_values(run.dataset().train, "binary")
     for index, path in enumerate(paths):
         if not path.exists():
             write_draws(path, method, images, jax.random.fold_in(key_draws, index))
