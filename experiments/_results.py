@@ -19,6 +19,13 @@ def write_json(path: Path, content: dict) -> None:
     os.replace(partial, path)
 
 
+def keep(path: Path, found: dict, text: str) -> None:
+    """Write a result, the text of it beside, and print that."""
+    write_json(path, found)
+    path.with_suffix(".md").write_text(text)
+    print(text)
+
+
 def markdown_table(header: list[str], rows: list[list[str]]) -> str:
     """A GitHub-flavoured table, numbers to the right."""
     lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]

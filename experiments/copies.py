@@ -19,7 +19,8 @@ import tyro
 import avb
 from avb.evaluation import importance_bound
 from experiments._distorted import distorted
-from experiments._results import RESULTS, markdown_table, write_json
+from experiments._results import RESULTS, keep, markdown_table
+from experiments.margins import Margin
 
 SEEDS = {"train": 1, "validation": 2}
 
@@ -71,19 +72,15 @@ def table(found: dict[str, list[float]]) -> str:
     rows = []
     for name, values in found.items():
         split, strength = name.split(", ")
-        difference = np.subtract(values, found[f"{split}, 0"])
-        error = np.std(difference, ddof=1) / len(difference) ** 0.5
-        change = "–" if strength == "0" else f"{np.mean(difference):+.2f} ± {error:.2f}"
-        rows.append([split, strength, f"{np.mean(values):.2f}", change])
+        change = Margin.over(np.subtract(values, found[f"{split}, 0"]))
+        told = "–" if strength == "0" else f"{change.nats:+.2f} ± {change.error:.2f}"
+        rows.append([split, strength, f"{np.mean(values):.2f}", told])
     return markdown_table(["images", "distortion", "log p(x) ≥", "from the images"], rows)
 
 
 def main(config: Config) -> None:
     found = bounds_of(config)
-    write_json(config.path, found)
-    text = table(found)
-    config.path.with_suffix(".md").write_text(text)
-    print(text)
+    keep(config.path, found, table(found))
 
 
 if __name__ == "__main__":

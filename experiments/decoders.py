@@ -37,7 +37,8 @@ from avb.training._batches import binarise
 from avb.training._draws import drawn
 from avb.training._refine import Chains, refine
 from experiments._averaged import averaged, folder_of, member_path, members_of
-from experiments._results import RESULTS, markdown_table, write_json
+from experiments._results import RESULTS, keep, markdown_table
+from experiments.margins import Margin
 
 BATCH = 128
 LEARNING_RATE = 2e-3
@@ -204,10 +205,9 @@ def table(found: dict[str, dict[str, list[float]]]) -> str:
     for split, bounds in found.items():
         own, *_ = bounds.values()
         for title, values in bounds.items():
-            gain = np.subtract(values, own)
-            error = np.std(gain, ddof=1) / len(gain) ** 0.5
-            rows.append([split, title, f"{np.mean(values):.2f}", f"{np.mean(gain):+.2f}"])
-            rows[-1].append(f"{error:.2f}")
+            gain = Margin.over(np.subtract(values, own))
+            told = [f"{number:.2f}" for number in (np.mean(values), gain.nats, gain.error)]
+            rows.append([split, title, *told])
     return markdown_table(["images", "decoder", "log p(x) ≥ (IW)", "gain", "error"], rows)
 
 
@@ -220,10 +220,7 @@ def main(config: Config) -> None:
         )
     train_all(config, run)
     found = judged(config, run)
-    write_json(config.path, found)
-    text = table(found)
-    config.path.with_suffix(".md").write_text(text)
-    print(text)
+    keep(config.path, found, table(found))
 
 
 if __name__ == "__main__":

@@ -115,7 +115,7 @@ def test_each_decoder_and_each_mean_is_judged_on_both_splits(config, trained):
     rows = decoders.table(found).splitlines()[2:]
     assert len(rows) == 10
     own = np.mean(found["train"]["the run's own"])
-    assert rows[0] == f"| train | the run's own | {own:.2f} | +0.00 | 0.00 |"
+    assert rows[0] == f"| train | the run's own | {own:.2f} | 0.00 | 0.00 |"
 
 
 def test_a_decoder_that_was_not_trained_is_asked_for(config, trained):
