@@ -22,7 +22,7 @@ IMAGES = 256
 
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory) -> Path:
-    """A short run on images of two kinds, in another folder's runs."""
+    """A short run on images whose upper and lower halves are lit or not."""
     rng = np.random.default_rng(0)
     halves = np.repeat(rng.integers(0, 2, (IMAGES + 64, 2)), [8, 8], axis=1)
     images = (230 * halves).astype(np.uint8).reshape(-1, 4, 4)
@@ -71,7 +71,7 @@ def test_the_mean_of_logits_is_at_least_as_likely_as_its_members_are_on_average(
     assert np.all(log_likelihoods(AveragedDecoder(members)) > of_members)
 
 
-def test_the_mean_of_one_is_that_one_for_a_latent_vector_and_for_rows():
+def test_the_mean_of_equal_decoders_is_each_for_a_latent_vector_and_for_rows():
     member, z = mlp_decoder(0), jnp.asarray([[0.3, -2.0], [1.0, 0.0]])
     mean = AveragedDecoder([member, member])
     np.testing.assert_allclose(mean(z[0]), member(z[0]), rtol=1e-6)
