@@ -54,6 +54,12 @@ def averaged(run_dir: Path, method: avb.Method, fresh: int) -> LatentVariableMod
     return eqx.tree_at(lambda model: model.decoder, method.model, AveragedDecoder(members))
 
 
+def replaced(run_dir: Path, method: avb.Method, member: int) -> LatentVariableModel:
+    """The run's model with one of the decoders that were trained after it in place of its own."""
+    decoder = members_of(run_dir, method, member)[-1]
+    return eqx.tree_at(lambda model: model.decoder, method.model, decoder)
+
+
 def members_of(run_dir: Path, method: avb.Method, fresh: int) -> list[Callable]:
     """The first so many that were trained after the run."""
     paths = [member_path(run_dir, member) for member in range(1, fresh + 1)]

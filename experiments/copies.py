@@ -18,9 +18,9 @@ import tyro
 
 import avb
 from avb.evaluation import importance_bound
+from experiments._bounds import Margin
 from experiments._distorted import distorted
 from experiments._results import RESULTS, keep, markdown_table
-from experiments.margins import Margin
 
 SEEDS = {"train": 1, "validation": 2}
 

@@ -37,8 +37,8 @@ from avb.training._batches import binarise
 from avb.training._draws import drawn
 from avb.training._refine import Chains, refine
 from experiments._averaged import averaged, folder_of, member_path, members_of
+from experiments._bounds import Margin
 from experiments._results import RESULTS, keep, markdown_table
-from experiments.margins import Margin
 
 BATCH = 128
 LEARNING_RATE = 2e-3

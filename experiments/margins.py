@@ -30,21 +30,26 @@ from scipy.special import logsumexp
 
 import avb
 from avb.evaluation import annealed_bound, importance_bound
-from experiments._averaged import averaged
+from experiments._averaged import averaged, replaced
+from experiments._bounds import (
+    CHUNKS,
+    FIRST,
+    SETTINGS,
+    Bounds,
+    Margin,
+    added,
+    levels,
+    margins,
+    regressed,
+)
 from experiments._results import RESULTS, markdown_table, spread, write_json
 from experiments._sharpness import FACTORS, fit_weights, with_sharpness
 from experiments.mnist_presets import Config as Presets, train
 
-CHUNKS = {"importance": 1000, "annealed": 100}
-FIRST = 100
 GAIN = "prior"
 WEIGHTS = "weights of sharpness"
 # Validation images that the weights are fitted to, the last ones.
 FITTED_TO = 1000
-# Files that were made before it was kept don't tell.
-SETTINGS = "samples, temperatures"
-
-Bounds = dict[str, list[float]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +62,7 @@ class Config(Presets):
         split: Images of which part of the data.
         fitted_prior: Whether a flow that is fitted first takes the place of the prior.
         fresh_decoders: Decoders of ``experiments.decoders`` that the run's own is averaged with.
+        decoder: Which of these takes the place of the run's own, counted from 1; 0 for none.
         mixed_sharpness: Whether an image's logits are multiplied by one of several factors, whose
             weights are fitted first, to validation images.
         methods: The baseline, and the presets that may beat it; of one alone log p(x) is told.
@@ -68,6 +74,7 @@ class Config(Presets):
     split: Literal["test", "validation", "train"] = "test"
     fitted_prior: bool = False
     fresh_decoders: int = 0
+    decoder: int = 0
     mixed_sharpness: bool = False
     methods: tuple[str, ...] = ("gaussian_vae", "avb_adaptive")
     temperatures: int = 500
@@ -84,6 +91,11 @@ class Config(Presets):
             raise ValueError(
                 "mixed_sharpness: expected --split test or train, got validation, whose images the "
                 "weights are fitted to"
+            )
+        if self.decoder and self.fresh_decoders:
+            raise ValueError(
+                f"expected either decoder or fresh_decoders, got {self.decoder} and "
+                f"{self.fresh_decoders}"
             )
         if not self.methods:
             raise ValueError(
@@ -103,8 +115,9 @@ class Config(Presets):
         """Of which images and which model, as part of a file's name."""
         images = "" if self.split == "test" else f"-{self.split}"
         prior = "-prior" if self.fitted_prior else ""
-        decoders = f"-decoders{self.fresh_decoders}" if self.fresh_decoders else ""
-        return images + prior + decoders + ("-sharpness" if self.mixed_sharpness else "")
+        mean = f"-decoders{self.fresh_decoders}" if self.fresh_decoders else ""
+        other = f"-decoder{self.decoder}" if self.decoder else ""
+        return images + prior + mean + other + ("-sharpness" if self.mixed_sharpness else "")
 
     def path(self, method: str, seed: int) -> Path:
         name = f"margins{self.what}-{self.run_name(method, seed)}.json"
@@ -158,13 +171,16 @@ def bounds_of(config: Config, method: str, seed: int) -> Bounds:
 
 
 def evaluated_method(config: Config, run: avb.Run, kept: Bounds) -> avb.Method:
-    """That of the run, its decoder averaged, its prior or likelihood fitted where asked.
+    """That of the run, its decoder averaged or another, its prior or likelihood fitted where asked.
 
     What was fitted is kept.
     """
     method = run.method
     if config.fresh_decoders:
         model = averaged(run.path, method, config.fresh_decoders)
+        method = eqx.tree_at(lambda method: method.model, method, model)
+    if config.decoder:
+        model = replaced(run.path, method, config.decoder)
         method = eqx.tree_at(lambda method: method.model, method, model)
     if config.fitted_prior:
         fitted = avb.fit_prior(method, run.dataset().train, key=jax.random.key(1))
@@ -206,69 +222,6 @@ def expect_settings(kept: Bounds, settings: list[float], path: Path) -> None:
         raise SystemExit(
             f"{path} was made with {known}, got {asked}: give the former, or move it away"
         )
-
-
-@dataclasses.dataclass(frozen=True)
-class Margin:
-    """Mean over images, of a difference of two runs or of one run, and its standard error."""
-
-    nats: float
-    error: float
-
-    @classmethod
-    def over(cls, differences: np.ndarray) -> "Margin":
-        count = len(differences)
-        return cls(float(np.mean(differences)), float(np.std(differences, ddof=1) / count**0.5))
-
-
-def margins(ahead: Bounds, behind: Bounds) -> dict[str, Margin]:
-    """Of one run over another, by estimator and images."""
-    differences = {
-        name: np.subtract(ahead[name][:count], behind[name][:count])
-        for name in CHUNKS
-        for count in [min(len(ahead[name]), len(behind[name]))]
-    }
-    weighted, annealed = differences["importance"], differences["annealed"]
-    correction = Margin.over(annealed - weighted[: len(annealed)])
-    whole = Margin.over(weighted)
-    return {
-        f"importance weighting, first {FIRST}": Margin.over(weighted[:FIRST]),
-        f"annealing, first {FIRST}": Margin.over(annealed[:FIRST]),
-        f"importance weighting, first {len(annealed)}": Margin.over(weighted[: len(annealed)]),
-        f"annealing, first {len(annealed)}": Margin.over(annealed),
-        f"importance weighting, first {len(weighted)}": whole,
-        f"both, first {len(weighted)}": Margin(
-            whole.nats + correction.nats, float(np.hypot(whole.error, correction.error))
-        ),
-    }
-
-
-def levels(*runs: Bounds) -> list[float]:
-    """Mean log p(x) of each run on all images by both estimators, the same images annealed."""
-    count = min(len(bounds["annealed"]) for bounds in runs)
-    return [float(np.mean(run["importance"]) + np.mean(_added(run, count))) for run in runs]
-
-
-def _added(run: Bounds, count: int) -> np.ndarray:
-    """What annealing adds to weighting on each of the first images."""
-    return np.subtract(run["annealed"][:count], run["importance"][:count])
-
-
-def regressed(run: Bounds, count: int) -> Margin:
-    """Mean log p(x) on all weighted images, by what weighting predicts that annealing adds.
-
-    It adds more to images of low log p(x), of which the annealed ones may have too few or too many:
-    a line is fitted to them, and taken at the mean over all (the regression estimator of survey
-    sampling, Cochran 1977, chapter 7). The error is that of the line.
-    """
-    known, everywhere = np.asarray(run["importance"][:count]), np.mean(run["importance"])
-    added = _added(run, count)
-    slope, at_zero = np.polyfit(known, added, 1)
-    missed = added - (at_zero + slope * known)
-    variance = np.sum(missed**2) / (count - 2)
-    distance = (everywhere - np.mean(known)) ** 2 / np.sum((known - np.mean(known)) ** 2)
-    error = np.sqrt(variance * (1.0 / count + distance))
-    return Margin(float(everywhere + at_zero + slope * everywhere), float(error))
 
 
 HEADER = ["margin over the baseline", "seeds", "nats per datum", "standard error over images"]
@@ -313,8 +266,8 @@ def level_table(config: Config, found: dict[tuple[str, int], Bounds]) -> str:
                 of_each = [Margin.over(np.asarray(run[name][:count])) for run in runs]
                 rows += _with_error(f"{title}, first {count}", of_each)
     count = min(len(run["annealed"]) for run in runs)
-    added = [Margin.over(_added(run, count)) for run in runs]
-    rows += _with_error(f"annealing less weighting, first {count}", added)
+    of_each = [Margin.over(added(run, count)) for run in runs]
+    rows += _with_error(f"annealing less weighting, first {count}", of_each)
     if config.fitted_prior:
         gains = [Margin(*run[GAIN]) for run in runs]
         quantity = "log p(x)" if config.hmc_transitions else "ELBO"

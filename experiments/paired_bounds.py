@@ -1,12 +1,12 @@
 """By how much one trained run beats another in log p(x), from the bounds that ``margins`` kept.
 
-    python -m experiments.paired_bounds BEFORE.json AFTER.json
+    python -m experiments.paired_bounds BEFORE.json AFTER.json [AFTER.json …]
 
-Both files are of ``experiments.margins``, of the same split and with as many samples and
-temperatures, which older ones don't tell; the second run is compared with the first on the images
-that both have. Nothing is evaluated. ``margins`` itself compares methods of the same settings; this
-one stages of one run, and settings. Besides it tells what the two are as one model, which draws
-from either with probability half: how much of log p(x) one run leaves to chance.
+All files are of ``experiments.margins``, of the same split and with as many samples and
+temperatures, which older ones don't tell; each of the others is compared with the first on the
+images that both have. Nothing is evaluated. ``margins`` itself compares methods of the same
+settings; this one stages of one run, and settings. Besides it tells what they are as one model,
+which draws from each with the same probability: how much of log p(x) one run leaves to chance.
 """
 
 import dataclasses
@@ -17,8 +17,8 @@ from typing import Annotated
 import numpy as np
 import tyro
 
+from experiments._bounds import SETTINGS, Bounds, levels, margins, mixture, regressed
 from experiments._results import markdown_table
-from experiments.margins import CHUNKS, SETTINGS, Bounds, levels, margins, regressed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,19 +27,22 @@ class Config:
 
     Attributes:
         before: The bounds of the run to compare with.
-        after: Those of the other.
+        after: Those of one or more others.
     """
 
     before: Annotated[Path, tyro.conf.Positional]
-    after: Annotated[Path, tyro.conf.Positional]
+    after: Annotated[tuple[Path, ...], tyro.conf.Positional]
 
     def __post_init__(self):
-        before, after = split_of(self.before), split_of(self.after)
-        if before != after:
-            raise ValueError(
-                f"expected bounds of the same images, got {before} ({self.before.name}) and "
-                f"{after} ({self.after.name}): run experiments.margins with --split {before}"
-            )
+        if not self.after:
+            raise ValueError("after: expected the bounds of at least one other run, got none")
+        before = split_of(self.before)
+        for path in self.after:
+            if split_of(path) != before:
+                raise ValueError(
+                    f"expected bounds of the same images, got {before} ({self.before.name}) and "
+                    f"{split_of(path)} ({path.name}): run experiments.margins with --split {before}"
+                )
 
 
 def split_of(path: Path) -> str:
@@ -66,18 +69,9 @@ def table(before: Bounds, after: Bounds) -> str:
     return markdown_table(["gain, images that both have", "nats per datum", "error"], rows)
 
 
-def mixture(one: Bounds, other: Bounds) -> Bounds:
-    """The bounds of p(x) = (p_1(x) + p_2(x)) / 2 on the images that both have."""
-    found = {}
-    for name in CHUNKS:
-        count = min(len(one[name]), len(other[name]))
-        joint = np.logaddexp(one[name][:count], other[name][:count]) - np.log(2)
-        found[name] = [float(value) for value in joint]
-    return found
-
-
-def mixture_table(mixed: Bounds) -> str:
+def mixture_table(*runs: Bounds) -> str:
     """Log p(x) of the mixture, as ``margins`` tells that of one run."""
+    mixed = mixture(*runs)
     count = len(mixed["annealed"])
     regression = regressed(mixed, count)
     both = f"both, first {len(mixed['importance'])}"
@@ -86,14 +80,16 @@ def mixture_table(mixed: Bounds) -> str:
         [both, f"{levels(mixed)[0]:.2f}"],
         [f"{both}, by regression", f"{regression.nats:.2f} ± {regression.error:.2f}"],
     ]
-    return markdown_table(["log p(x) ≥, half of each", "nats per datum"], rows)
+    title = f"log p(x) ≥, one model of {len(runs)} in equal shares"
+    return markdown_table([title, "nats per datum"], rows)
 
 
 def main(config: Config) -> None:
-    before, after = (json.loads(path.read_text()) for path in (config.before, config.after))
-    expect_same_settings(before, after)
-    print(table(before, after))
-    print(mixture_table(mixture(before, after)))
+    before, *others = (json.loads(path.read_text()) for path in (config.before, *config.after))
+    for path, after in zip(config.after, others, strict=True):
+        expect_same_settings(before, after)
+        print(f"{path.name}\n\n{table(before, after)}")
+    print(mixture_table(before, *others))
 
 
 if __name__ == "__main__":

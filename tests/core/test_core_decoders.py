@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from experiments import decoders
-from experiments._averaged import AveragedDecoder, averaged, member_path, members_of
+from experiments._averaged import AveragedDecoder, averaged, member_path, members_of, replaced
 from experiments.margins import Config as Margins
 
 import avb
@@ -118,6 +118,13 @@ def test_each_decoder_and_each_mean_is_judged_on_both_splits(config, trained):
     assert rows[0] == f"| train | the run's own | {own:.2f} | 0.00 | 0.00 |"
 
 
+def test_one_of_the_decoders_takes_the_place_of_the_runs_own(config, trained):
+    model, z = replaced(config.run_dir, trained.method, 2), jnp.asarray([0.3, -1.0])
+    _, second = members_of(config.run_dir, trained.method, 2)
+    np.testing.assert_array_equal(model.decoder(z), second(z))
+    assert not np.allclose(model.decoder(z), trained.method.model.decoder(z))
+
+
 def test_a_decoder_that_was_not_trained_is_asked_for(config, trained):
     message = (
         f"{member_path(config.run_dir, 3)} does not exist: python -m experiments.decoders "
@@ -145,3 +152,14 @@ def test_none_of_something_is_refused(name):
 def test_margins_of_averaged_decoders_have_another_name():
     config = Margins(Path("mnist"), fresh_decoders=3, mixed_sharpness=True, methods=("avb",))
     assert config.what == "-decoders3-sharpness"
+
+
+def test_margins_of_another_decoder_have_another_name():
+    config = Margins(Path("mnist"), decoder=2, split="validation", methods=("avb",))
+    assert config.what == "-validation-decoder2"
+
+
+def test_another_decoder_and_the_mean_of_several_are_not_asked_for_at_once():
+    message = "expected either decoder or fresh_decoders, got 2 and 3"
+    with pytest.raises(ValueError, match=message):
+        Margins(Path("mnist"), decoder=2, fresh_decoders=3, methods=("avb",))

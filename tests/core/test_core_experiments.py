@@ -20,7 +20,7 @@ from experiments import (
     mnist_presets,
     paired_bounds,
 )
-from experiments.margins import SETTINGS, Margin, levels, margins, regressed
+from experiments._bounds import SETTINGS, Margin, levels, margins, mixture, regressed
 from scipy.special import logsumexp
 
 import avb
@@ -89,7 +89,7 @@ def bounds_file(folder: Path, name: str, added: float, annealed: int) -> Path:
 def test_stages_of_a_run_are_compared_on_the_images_that_both_have(tmp_path, capsys):
     before = bounds_file(tmp_path, "margins-avb_adaptive-0.json", 0.5, 200)
     after = bounds_file(tmp_path, "margins-avb_adaptive_flow_started-0.json", 0.75, 150)
-    paired_bounds.main(paired_bounds.Config(before, after))
+    paired_bounds.main(paired_bounds.Config(before, (after,)))
     printed = capsys.readouterr().out
     assert "| annealing, first 150 | +0.25 | 0.00 |" in printed
     assert "| importance weighting, first 300 | +0.00 | 0.00 |" in printed
@@ -100,14 +100,36 @@ def test_two_runs_are_one_model_that_draws_from_either(tmp_path, capsys):
     # As likely as the better of them, less log 2, where they are far apart.
     before = bounds_file(tmp_path, "margins-avb_adaptive-0.json", 0.0, 200)
     after = bounds_file(tmp_path, "margins-avb_adaptive-1.json", 40.0, 150)
-    mixed = paired_bounds.mixture(*(json.loads(path.read_text()) for path in (before, after)))
+    mixed = mixture(*(json.loads(path.read_text()) for path in (before, after)))
     assert len(mixed["annealed"]) == 150
     alone = json.loads(after.read_text())
     gain = np.subtract(mixed["annealed"], alone["annealed"])
     np.testing.assert_allclose(gain, -np.log(2.0), atol=1e-6)
     np.testing.assert_allclose(mixed["importance"], alone["importance"], atol=1e-6)
-    paired_bounds.main(paired_bounds.Config(before, after))
+    paired_bounds.main(paired_bounds.Config(before, (after,)))
     assert f"| annealing, first 150 | {np.mean(mixed['annealed']):.2f} |" in capsys.readouterr().out
+
+
+def test_several_runs_are_each_compared_with_the_first_and_together_one_model(tmp_path, capsys):
+    names = [f"margins-decoder{index}-avb_adaptive-1.json" for index in range(3)]
+    before, *others = (
+        bounds_file(tmp_path, name, added, 150)
+        for name, added in zip(names, (0.0, 0.5, -0.25), strict=True)
+    )
+    paired_bounds.main(paired_bounds.Config(before, tuple(others)))
+    printed = capsys.readouterr().out
+    assert "| annealing, first 150 | +0.50 | 0.00 |" in printed
+    assert "| annealing, first 150 | -0.25 | 0.00 |" in printed
+    _, mixed = printed.split("| log p(x) ≥, one model of 3 in equal shares | nats per datum |")
+    level = np.mean(json.loads(before.read_text())["annealed"])
+    level += np.log(np.mean(np.exp([0.0, 0.5, -0.25])))
+    assert f"| annealing, first 150 | {level:.2f} |" in mixed
+
+
+def test_a_run_is_not_compared_with_none(tmp_path):
+    message = "after: expected the bounds of at least one other run, got none"
+    with pytest.raises(ValueError, match=message):
+        paired_bounds.Config(tmp_path / "margins-avb_adaptive-0.json", ())
 
 
 def test_stages_of_other_images_are_not_compared(tmp_path):
@@ -119,7 +141,7 @@ def test_stages_of_other_images_are_not_compared(tmp_path):
         "run experiments.margins with --split validation"
     )
     with pytest.raises(ValueError, match=re.escape(message)):
-        paired_bounds.Config(before, after)
+        paired_bounds.Config(before, (after,))
 
 
 def with_settings(path: Path, *settings: int) -> Path:
@@ -135,7 +157,7 @@ def test_bounds_of_other_settings_are_not_compared(tmp_path):
         "[500, 500]: run experiments.margins with --weighted-samples and --temperatures alike"
     )
     with pytest.raises(SystemExit, match=re.escape(message)):
-        paired_bounds.main(paired_bounds.Config(before, after))
+        paired_bounds.main(paired_bounds.Config(before, (after,)))
 
 
 def test_bounds_are_not_continued_with_other_settings(tmp_path, monkeypatch):
