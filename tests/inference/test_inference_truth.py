@@ -137,6 +137,10 @@ def test_separated_modes_and_a_funnel(key, monkeypatch):
     assert math.isfinite(elbo.upper)
     assert elbo.lower - 3 * elbo.lower_error <= truth
     assert posterior.fit.skipped == 0
+    weights = ", ".join(f"{weight:.3f}" for weight in posterior.fit.weights)
+    told = f"method self, {posterior.fit.modes} parts of weights {weights}; "
+    assert posterior.fit.modes >= 2
+    assert told in str(posterior)
 
 
 def test_same_key_same_bits(coin_inference, coin_posterior, key):
@@ -191,6 +195,7 @@ def test_printed_table_names_all_scalars_and_the_verdict(coin_posterior):
     assert "p " in text
     assert "odds" in text
     assert "ELBO in [" in text
+    assert f"method self; {coin_posterior.fit.steps} steps, " in text
     assert text.splitlines()[-1] == "converged"
     rows = coin_posterior.summary()
     assert [row["site"] for row in rows] == ["odds", "p"]

@@ -337,14 +337,20 @@ class Posterior:
                 f"{found.pareto_k:.2f}, {found.effective:.0f} effective of {found.draws} draws",
             ]
         lines += [
-            f"method {self.fit.method}: {self.fit.modes} parts of weights "
-            + ", ".join(f"{w:.3f}" for w in self.fit.weights)
-            + f"; {self.fit.steps} steps, {self.fit.seconds:.1f} s",
+            f"method {self.fit.method}{self._parts()}; "
+            f"{self.fit.steps} steps, {self.fit.seconds:.1f} s",
             *([str(self.fit.agreement)] if self.fit.agreement else []),
             *([str(self.rows.integrals)] if self.rows else []),
             str(self.verdict),
         ]
         return "\n".join(([self._table, ""] if self._target is not None else []) + lines)
+
+    def _parts(self) -> str:
+        """The parts of the approximation and their weights, where there are several."""
+        if self.fit.modes == 1:
+            return ""
+        weights = ", ".join(f"{weight:.3f}" for weight in self.fit.weights)
+        return f", {self.fit.modes} parts of weights {weights}"
 
     def draw_pairs(
         self,
