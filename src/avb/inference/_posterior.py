@@ -332,9 +332,10 @@ class Posterior:
             lines = [
                 f"ELBO in {self._elbo}",
                 f"log evidence {found.log_evidence:.4f} ± {found.error:.4f} by importance "
-                f"weighting, at least {self._elbo.lower:.4f}, at most {found.upper:.4f} ± "
-                f"{found.upper_error:.4f} if the posterior covers the target; k = "
-                f"{found.pareto_k:.2f}, {found.effective:.0f} effective of {found.draws} draws",
+                f"weighting: k = {found.pareto_k:.2f}, {found.effective:.0f} effective of "
+                f"{found.draws} draws",
+                f"log evidence at least {self._elbo.lower:.4f}, at most {found.upper:.4f} ± "
+                f"{found.upper_error:.4f} if the posterior covers the target",
             ]
         lines += [
             f"method {self.fit.method}{self._parts()}; "
