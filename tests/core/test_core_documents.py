@@ -1,9 +1,14 @@
-"""Every relative link in the documents leads to a file, and to a heading where it names one."""
+"""Links in the documents lead somewhere, and their examples run."""
 
+import functools
 import re
 from pathlib import Path
 
 import pytest
+
+import avb
+from avb.evaluation import EvaluationConfig
+from avb.inference import _rounds
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [
@@ -42,3 +47,35 @@ def test_a_broken_link_is_found(tmp_path):
         "# A title, d = 8\n[a](#a-title-d--8) [b](#gone) [c](gone.md) [d](page.md)\n"
     )
     assert broken(document) == ["#gone", "gone.md"]
+
+
+EXAMPLE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture
+def cheap(monkeypatch, tmp_path):
+    """Examples train for a moment only, and write into a folder of their own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(_rounds, "MAX_ROUNDS", 1)
+    short = {"max_steps": 500, "starts": 2, "method": "self"}
+    monkeypatch.setattr(avb, "Inference", functools.partial(avb.Inference, **short))
+    rough = EvaluationConfig(
+        critics=0, importance_samples=10, annealed_data=2, temperatures=10, quality_data=20
+    )
+    monkeypatch.setattr(avb, "evaluate", functools.partial(avb.evaluate, config=rough))
+    monkeypatch.setattr(avb, "diagnose", functools.partial(avb.diagnose, steps=50))
+
+
+# Where examples become too long for a test; what they show has tests of its own.
+LONG = "\n## Large data\n"
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/extending.md", "docs/inference.md"])
+def test_examples_run(document, cheap, capsys):
+    short, *_ = (ROOT / document).read_text().split(LONG)
+    examples = EXAMPLE.findall(short)
+    assert examples
+    names: dict = {}
+    for example in examples:
+        shortened = re.sub(r"epochs=\d+", "epochs=1", example)
+        exec(compile(shortened, document, "exec"), names)

@@ -74,6 +74,7 @@ CONTRASTS: dict[str, Callable[[Key], AbstractContrast]] = {
 }
 CRITICS: dict[str, Callable[[Key], AbstractCritic]] = {
     "posterior's features": lambda key: ResidualCritic(WIDTH, D, width=8, key=key),
+    "quadratic": lambda key: ResidualCritic(WIDTH, D, width=8, depth=1, quadratic=True, key=key),
     "own features": lambda key: ResidualCritic(
         5, D, width=8, depth=1, key=key, encoder=MLPEncoder(SHAPE, width=5, depth=1, key=key)
     ),

@@ -122,7 +122,8 @@ def prepare(posterior: AbstractPosterior, data: np.ndarray, *, key: Key, batch_s
 def fresh_critic(arena: Arena, key: Key) -> ResidualCritic:
     """An untrained critic, T = 0."""
     feature_size, latent_dim = arena.features.shape[1], arena.contrast.loc.shape[1]
-    return ResidualCritic(feature_size, latent_dim, width=WIDTH, depth=DEPTH, key=key)
+    sizes = {"width": WIDTH, "depth": DEPTH, "quadratic": True}
+    return ResidualCritic(feature_size, latent_dim, **sizes, key=key)
 
 
 @eqx.filter_jit
