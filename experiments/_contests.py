@@ -1,6 +1,7 @@
 """Critics of every objective over one contrast, side by side in one program, and their errors."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -94,8 +95,9 @@ CONTRASTS: dict[str, Callable[[ShapePosterior, Key], AbstractContrast]] = {
 }
 
 
-CRITICS: dict[str, type[ResidualCritic] | type[TelescopingCritic]] = {
+CRITICS: dict[str, Callable[..., AbstractCritic]] = {
     "residual": ResidualCritic,
+    "quadratic": functools.partial(ResidualCritic, quadratic=True),
     "telescoping": TelescopingCritic,
 }
 

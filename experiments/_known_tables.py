@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments._contests import CONTRASTS
+from experiments._contests import CONTRASTS, CRITICS
 from experiments._critics import OBJECTIVES
 from experiments._estimators import ESTIMATORS
 from experiments._results import markdown_table, spread
@@ -55,7 +55,7 @@ def entries(cells: dict) -> list[Entry]:
     found = []
     for name, cell in cells.items():
         critic, dim, contrast, shape = name.split(" | ")
-        if critic not in ("residual", "telescoping"):
+        if critic not in CRITICS:
             continue
         for seed, divergence in enumerate(cell["divergence"]):
             values = [[number(v) for v in cell[key][seed]] for key in ("absolute", "bias", "score")]
@@ -145,6 +145,19 @@ def by_problem(items: list[Entry]) -> str:
     return markdown_table(header, rows)
 
 
+def beside_table(other: list[Entry], residual: list[Entry]) -> str:
+    """The error of the default objective's critic by either network, mean and range over seeds."""
+    groups = grouped(other + residual, lambda e: (e.dim, e.shape, e.contrast))
+    rows = []
+    for key in sorted(groups, key=order):
+        of_objectives = grouped(groups[key], lambda e: e.objective)
+        of_critics = grouped(of_objectives[DEFAULT], lambda e: e.critic)
+        cells = [spread(e.absolute for e in group) for group in of_critics.values()]
+        rows.append([*map(str, key), *cells, spread(e.absolute for e in of_objectives["none"])])
+    names = (other[0].critic, "residual")
+    return markdown_table(["d", "posterior", "contrast", *names, "no critic"], rows)
+
+
 def score_table(items: list[Entry], cells: dict) -> str:
     """Errors of the score: the default objective over each contrast, and the estimators."""
     groups = grouped([e for e in items if e.objective == DEFAULT], lambda e: (e.dim, e.shape))
@@ -178,7 +191,6 @@ def report(cells: dict, settings: dict) -> str:
     """The whole page."""
     found = entries(cells)
     residual = [e for e in found if e.critic == "residual"]
-    far = [e for e in found if e.critic == "telescoping"]
     ranked = complete(residual)
     problems = len({e.problem for e in ranked})
     parts = [
@@ -193,13 +205,16 @@ def report(cells: dict, settings: dict) -> str:
         "## The same, ranked by the median",
         ranking(ranked),
     ]
-    if far:
-        places = {(e.problem, e.contrast) for e in far}
+    for critic in sorted({e.critic for e in found} - {"residual"}):
+        other = [e for e in found if e.critic == critic]
+        places = {(e.problem, e.contrast) for e in other}
         beside = [e for e in residual if (e.problem, e.contrast) in places]
         parts += [
-            "## The telescoping critic beside the residual one",
+            f"## The {critic} critic beside the residual one",
             f"Over {len({p for p, _ in places})} posteriors.",
-            ranking([e for e in far + beside if e.objective != "none"]),
+            ranking([e for e in other + beside if e.objective != "none"]),
+            f"By posterior, {DEFAULT}:",
+            beside_table(other, beside),
         ]
     if any(name.startswith("points") for name in cells):
         parts += ["## Full moments at more points of noise", points_table(cells)]

@@ -31,6 +31,8 @@ from experiments._shapes import CHOOSING, SHAPES, ShapePosterior
 Cell = tuple[str, int, str, str]
 # Where most is left to the critic; a step costs this one several times as much.
 TELESCOPED = ("prior", "full moments")
+# Where fine structure is left to it.
+QUADRATIC = ("full moments", "mixture")
 # Of noise, for the moments of heavy tails; 70 is the default at d = 32.
 POINTS = (70, 256, 1024, 4096)
 
@@ -44,8 +46,8 @@ class Options:
         dims: Latent dimensions.
         shapes: Shapes by name.
         contrasts: Contrasts by name.
-        critics: Which of "residual", "telescoping", "score" (the estimators) and "points" (moments
-            of Student's t at more and more points of noise).
+        critics: Which of "residual", "quadratic", "telescoping", "score" (the estimators) and
+            "points" (moments of Student's t at more and more points of noise).
         budget: How each is trained.
         out: Folder of the results.
     """
@@ -54,7 +56,7 @@ class Options:
     dims: tuple[int, ...] = (2, 8, 32, 50)
     shapes: tuple[str, ...] = tuple(shape.name for shape in SHAPES)
     contrasts: tuple[str, ...] = tuple(CONTRASTS)
-    critics: tuple[str, ...] = ("residual", "score", "points", "telescoping")
+    critics: tuple[str, ...] = ("residual", "score", "points", "telescoping", "quadratic")
     budget: Budget = dataclasses.field(default_factory=Budget)
     out: Path = RESULTS
 
@@ -75,15 +77,16 @@ def plan(options: Options) -> list[Cell]:
         for shape in shapes
         if estimator != "conditional" or shape in CHOOSING
     ]
-    far = [
-        ("telescoping", dim, contrast, shape)
+    others = [
+        (critic, dim, contrast, shape)
+        for critic, contrasts in (("telescoping", TELESCOPED), ("quadratic", QUADRATIC))
         for dim in options.dims
-        for contrast in TELESCOPED
+        for contrast in contrasts
         for shape in shapes
         if contrast in options.contrasts
     ]
     points = [("points", 32, str(count), "Student t") for count in POINTS]
-    return [cell for cell in games + estimates + points + far if cell[0] in options.critics]
+    return [cell for cell in games + estimates + points + others if cell[0] in options.critics]
 
 
 def measure(cell: Cell, options: Options) -> dict:

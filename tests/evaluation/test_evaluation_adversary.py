@@ -124,7 +124,7 @@ def test_critic_without_capacity_is_named():
     # By key 3 one of the 4,096 contrast draws that its judge is normalised by outweighs all others.
     found = diagnosed(method, key=jax.random.key(4))
     assert found.fault == "critic too weak"
-    assert "use a wider critic, or MixtureContrast" in found.sentence
+    assert "use ResidualCritic(quadratic=True) or a wider critic" in found.sentence
 
 
 def test_overshooting_critic_is_named():

@@ -96,7 +96,8 @@ def in_words(
         )
     return (
         f"The critic is too weak: {size}, training it alone leaves {refitted_too_high.nats:.2f}, "
-        f"and no Gaussian contrast would spare it that; use a wider critic, or MixtureContrast."
+        "and no Gaussian contrast would spare it that; use ResidualCritic(quadratic=True) or a "
+        "wider critic, or MixtureContrast."
     )
 
 

@@ -15,7 +15,14 @@ from avb.critics import ResidualCritic
 from avb.evaluation._batched import Progress, check_data, over_batches
 from avb.evaluation._draws import check_draws, mean_and_error
 from avb.evaluation._estimate import Estimate
-from avb.evaluation._fresh_training import CONTRAST_DRAWS, Arena, Corner, prepare, train
+from avb.evaluation._fresh_training import (
+    CONTRAST_DRAWS,
+    Arena,
+    Corner,
+    fresh_critic,
+    prepare,
+    train,
+)
 from avb.models import LatentVariableModel
 from avb.objectives import WeightedLogistic
 from avb.posteriors import AbstractPosterior
@@ -225,7 +232,9 @@ def fresh_critic_elbo(
     arena = prepare(posterior, data, key=key_moments, batch_size=batch_size)
     trained = []
     for one in jax.random.split(key_train, critics):
-        trained.append(jax.block_until_ready(train(arena, one, steps)))
+        key_init, key_steps = jax.random.split(one)
+        critic = fresh_critic(arena, key_init)
+        trained.append(jax.block_until_ready(train(critic, arena, key_steps, steps)))
         if progress is not None:
             progress(len(trained), critics)
     density = fix_density(arena, tuple(trained), key=key_pilot, batch_size=batch_size)

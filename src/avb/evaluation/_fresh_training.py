@@ -127,13 +127,11 @@ def fresh_critic(arena: Arena, key: Key) -> ResidualCritic:
 
 
 @eqx.filter_jit
-def train(arena: Arena, key: Key, steps: int) -> ResidualCritic:
-    """A critic trained from scratch on draws that are new at every step.
+def train(critic: ResidualCritic, arena: Arena, key: Key, steps: int) -> ResidualCritic:
+    """The critic trained on draws that are new at every step.
 
     Adam, its rate falling to zero along a cosine, on the weighted logistic objective.
     """
-    key_init, key_steps = jax.random.split(key)
-    critic = fresh_critic(arena, key_init)
     parameters, static = eqx.partition(critic, eqx.is_inexact_array)
 
     def loss(parameters, key: Key) -> Scalar:
@@ -151,5 +149,5 @@ def train(arena: Arena, key: Key, steps: int) -> ResidualCritic:
         values = jax.vmap(datum)(index, jax.random.split(key_draws, BATCH_SIZE))
         return WeightedLogistic().loss(values[:, 0], values[:, 1:])
 
-    parameters = descend(loss, parameters, key_steps, steps=steps, rate=RATE)
+    parameters = descend(loss, parameters, key, steps=steps, rate=RATE)
     return eqx.combine(cast(ResidualCritic, parameters), static)

@@ -1,0 +1,133 @@
+"""Fresh critics on a thin shell, by what their blocks see and how many features the datum has.
+
+    python -m experiments.shell
+
+q(z|x) lies within a tenth of a sphere's radius around x, in three dimensions, and its log density
+is known: 0.99 nats from the Gaussian with its moments, which no linear or quadratic function of z
+tells it from. Critics as :func:`avb.evaluation.fresh_critic_elbo` trains them, with and without
+quadratic forms of z in their blocks, for 256 data whose encoder gives x and so many random
+features of it. The table has what each still misses, E_q[log q − log q̂] on fresh draws.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from jaxtyping import Array, Float
+
+from avb._types import Datum, Features, Key, Latent, Scalar
+from avb.critics import ResidualCritic
+from avb.densities import DiagonalGaussian
+from avb.evaluation._fresh import fix_density
+from avb.evaluation._fresh_training import DEPTH, WIDTH, Arena, prepare, train
+from avb.posteriors import AbstractPosterior
+from experiments._results import RESULTS, keep, markdown_table, spread
+
+DIM = 3
+DATA = 256
+THICKNESS = 0.1
+BATCH = 64
+FRESH_DRAWS = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What is compared.
+
+    Attributes:
+        features: Of the datum besides itself.
+        steps: Of a critic.
+        seeds: Critics of each sort.
+    """
+
+    features: tuple[int, ...] = (0, 30, 300)
+    steps: tuple[int, ...] = (300, 1000, 8000)
+    seeds: tuple[int, ...] = (0, 1, 2)
+
+
+class RandomFeatures(eqx.Module):
+    """The datum and rectified linear functions of it.
+
+    Attributes:
+        weights: Of shape ``(features, d)``.
+    """
+
+    weights: Float[Array, "f d"]
+
+    def __call__(self, x: Datum) -> Features:
+        return jnp.concatenate([x, jax.nn.relu(self.weights @ x)])
+
+
+class Shell(AbstractPosterior):
+    """z = x + (1 + 0.1 ε₀) ε / |ε|."""
+
+    encoder: Callable
+    latent_dim: int = eqx.field(static=True, default=DIM)
+
+    def draw(self, features: Features, key: Key) -> Latent:
+        noise = jax.random.normal(key, (DIM + 1,))
+        direction = noise[1:] / jnp.linalg.norm(noise[1:])
+        return features[:DIM] + (1.0 + THICKNESS * noise[0]) * direction
+
+    def frame(self, features: Features) -> DiagonalGaussian:
+        return DiagonalGaussian(features[:DIM], jnp.zeros(DIM))
+
+    def log_q(self, features: Features, z: Latent) -> Scalar:
+        """Log density, but for radii below zero, ten standard deviations away."""
+        radius = jnp.linalg.norm(z - features[:DIM])
+        off = jax.scipy.stats.norm.logpdf(radius, 1.0, THICKNESS)
+        return off - jnp.log(4.0 * jnp.pi * radius**2)
+
+
+def problem(features: int) -> tuple[Shell, np.ndarray]:
+    """The posterior and its data."""
+    rng = np.random.default_rng(0)
+    data = rng.normal(size=(DATA, DIM)).astype(np.float32)
+    weights = rng.normal(scale=3.0, size=(features, DIM)).astype(np.float32)
+    return Shell(RandomFeatures(jnp.asarray(weights))), data
+
+
+def missed(arena: Arena, *, quadratic: bool, steps: int, key: Key) -> float:
+    """E_q[log q − log q̂] of one critic, in nats, on draws that it was not trained on."""
+    key_init, key_train, key_fix, key_test = jax.random.split(key, 4)
+    sizes = {"width": WIDTH, "depth": DEPTH, "quadratic": quadratic}
+    critic = ResidualCritic(arena.features.shape[1], DIM, **sizes, key=key_init)
+    critic = train(critic, arena, key_train, steps)
+    density = fix_density(arena, (critic,), key=key_fix, batch_size=BATCH)
+
+    @eqx.filter_jit
+    def of_datum(density, index, key: Key) -> Scalar:
+        corner = density.arena.at(index)
+        z = corner.posterior_draws(key, FRESH_DRAWS)
+        truth = jax.vmap(corner.posterior.log_q, in_axes=(None, 0))(corner.features, z)
+        return jnp.mean(truth - density.log_prob(index, z))
+
+    keys = jax.random.split(key_test, DATA)
+    each = jax.lax.map(lambda one: of_datum(density, *one), (jnp.arange(DATA), keys))
+    return float(jnp.mean(each))
+
+
+def main(config: Config) -> None:
+    found: dict[str, list[float]] = {}
+    rows = []
+    for features in config.features:
+        posterior, data = problem(features)
+        arena = prepare(posterior, data, key=jax.random.key(1), batch_size=BATCH)
+        for quadratic, steps in itertools.product((False, True), config.steps):
+            keys = [jax.random.key(2 + seed) for seed in config.seeds]
+            values = [missed(arena, quadratic=quadratic, steps=steps, key=key) for key in keys]
+            sort = "z and its quadratic forms" if quadratic else "z"
+            found[f"{features} | {sort} | {steps}"] = [round(value, 4) for value in values]
+            rows.append([str(features), sort, str(steps), spread(values)])
+            print(" | ".join(rows[-1]), flush=True)
+    header = ["features besides x", "blocks see", "steps", "missed, nats"]
+    keep(RESULTS / "shell.json", found, markdown_table(header, rows))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config, description=__doc__))
