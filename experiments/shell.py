@@ -5,7 +5,8 @@
 q(z|x) lies within a tenth of a sphere's radius around x, in three dimensions, and its log density
 is known: 0.99 nats from the Gaussian with its moments, which no linear or quadratic function of z
 tells it from. Critics as :func:`avb.evaluation.fresh_critic_elbo` trains them, with and without
-quadratic forms of z in their blocks, for 256 data whose encoder gives x and so many random
+quadratic forms of z in their blocks, and with features of the datum as they are or divided by the
+root of their number (the weights multiplied), for 256 data whose encoder gives x and so many random
 features of it. The table has what each still misses, E_q[log q − log q̂] on fresh draws.
 """
 
@@ -24,7 +25,7 @@ from avb._types import Datum, Features, Key, Latent, Scalar
 from avb.critics import ResidualCritic
 from avb.densities import DiagonalGaussian
 from avb.evaluation._fresh import fix_density
-from avb.evaluation._fresh_training import DEPTH, WIDTH, Arena, prepare, train
+from avb.evaluation._fresh_training import Arena, fresh_critic, prepare, train
 from avb.posteriors import AbstractPosterior
 from experiments._results import RESULTS, keep, markdown_table, spread
 
@@ -46,7 +47,7 @@ class Config:
     """
 
     features: tuple[int, ...] = (0, 30, 300)
-    steps: tuple[int, ...] = (300, 1000, 8000)
+    steps: tuple[int, ...] = (300, 1000, 4000)
     seeds: tuple[int, ...] = (0, 1, 2)
 
 
@@ -92,11 +93,20 @@ def problem(features: int) -> tuple[Shell, np.ndarray]:
     return Shell(RandomFeatures(jnp.asarray(weights))), data
 
 
-def missed(arena: Arena, *, quadratic: bool, steps: int, key: Key) -> float:
+def undivided(arena: Arena, critic: ResidualCritic) -> tuple[Arena, ResidualCritic]:
+    """The same critic of features that are not divided by the root of their number."""
+    root = float(np.sqrt(arena.features.shape[1]))
+    arena = eqx.tree_at(lambda arena: arena.scale, arena, arena.scale / root)
+    weight = critic.datum.weight / root
+    return arena, eqx.tree_at(lambda critic: critic.datum.weight, critic, weight)
+
+
+def missed(arena: Arena, *, quadratic: bool, divided: bool, steps: int, key: Key) -> float:
     """E_q[log q − log q̂] of one critic, in nats, on draws that it was not trained on."""
     key_init, key_train, key_fix, key_test = jax.random.split(key, 4)
-    sizes = {"width": WIDTH, "depth": DEPTH, "quadratic": quadratic}
-    critic = ResidualCritic(arena.features.shape[1], DIM, **sizes, key=key_init)
+    critic = fresh_critic(arena, key_init, quadratic=quadratic)
+    if not divided:
+        arena, critic = undivided(arena, critic)
     critic = train(critic, arena, key_train, steps)
     density = fix_density(arena, (critic,), key=key_fix, batch_size=BATCH)
 
@@ -118,14 +128,19 @@ def main(config: Config) -> None:
     for features in config.features:
         posterior, data = problem(features)
         arena = prepare(posterior, data, key=jax.random.key(1), batch_size=BATCH)
-        for quadratic, steps in itertools.product((False, True), config.steps):
+        for divided, quadratic, steps in itertools.product(
+            (False, True), (False, True), config.steps
+        ):
+            sort = {"divided": divided, "quadratic": quadratic, "steps": steps}
             keys = [jax.random.key(2 + seed) for seed in config.seeds]
-            values = [missed(arena, quadratic=quadratic, steps=steps, key=key) for key in keys]
-            sort = "z and its quadratic forms" if quadratic else "z"
-            found[f"{features} | {sort} | {steps}"] = [round(value, 4) for value in values]
-            rows.append([str(features), sort, str(steps), spread(values)])
+            values = [missed(arena, **sort, key=key) for key in keys]
+            blocks = "z and its quadratic forms" if quadratic else "z"
+            rows.append(
+                [str(features), "yes" if divided else "no", blocks, str(steps), spread(values)]
+            )
+            found[" | ".join(rows[-1][:-1])] = [round(value, 4) for value in values]
             print(" | ".join(rows[-1]), flush=True)
-    header = ["features besides x", "blocks see", "steps", "missed, nats"]
+    header = ["features besides x", "divided", "blocks see", "steps", "missed, nats"]
     keep(RESULTS / "shell.json", found, markdown_table(header, rows))
 
 

@@ -4,9 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from experiments.shell import DIM, THICKNESS, Shell, problem
+from experiments.shell import DIM, THICKNESS, Shell, missed, problem
 
 import avb
+from avb.evaluation._fresh_training import prepare
 from avb.models import FixedNormal, LatentVariableModel
 from avb.models._latent import standard_normal
 
@@ -50,3 +51,10 @@ def test_fresh_critics_find_nine_tenths_of_that_among_many_features(shell):
     fresh = avb.fresh_critic_elbo(MODEL, posterior, data, key=jax.random.key(0), **settings)
     above = fresh.upper.mean - exact_elbo(data)
     assert -3 * fresh.upper.standard_error < above < 0.1 + 3 * fresh.upper.standard_error
+
+
+@pytest.mark.parametrize(("quadratic", "divided"), [(True, False), (False, True)])
+def test_either_of_their_quadratic_forms_and_divided_features_would_do(shell, quadratic, divided):
+    arena = prepare(*shell, key=jax.random.key(1), batch_size=64)
+    key = jax.random.key(2)
+    assert missed(arena, quadratic=quadratic, divided=divided, steps=200, key=key) < 0.15

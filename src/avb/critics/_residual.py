@@ -100,8 +100,8 @@ class ResidualCritic(AbstractResidualCritic):
         depth: Number of residual blocks.
         quadratic: Whether the blocks see (pⱼ·z)² and cⱼ(x) (pⱼ·z)², too. Over a contrast with q's
             own moments no linear or quadratic function of z tells draws of q from draws of r, and
-            from z alone blocks are slow to find the next order: a thin shell in three dimensions,
-            a nat from its Gaussian, not at all in 8,000 steps, in 1,000 with the forms.
+            from z alone blocks are slow to find the next order: of a ring in 8 dimensions, 1.4
+            nats from its moments, 1,000 steps leave an error of 1.2 without, 0.2 with the forms.
         key: PRNG key.
     """
 

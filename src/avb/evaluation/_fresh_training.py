@@ -70,8 +70,9 @@ class Corner(NamedTuple):
         return jax.vmap(self.contrast.sample)(jax.random.split(key, count))
 
     def values(self, critic: ResidualCritic, z: Float[Array, "s d"]) -> Float[Array, " s"]:
-        """T(x, z) of one critic at several latent vectors."""
-        features = critic.features(self.seen, self.seen)
+        """T(x, z) of one critic, as :func:`fresh_critic` makes it, at several latent vectors."""
+        seen = self.seen / math.sqrt(self.seen.size)
+        features = critic.features(seen, seen)
         return jax.vmap(lambda z: critic.evaluate(features, self.contrast.whiten(z)))(z)
 
 
@@ -119,11 +120,25 @@ def prepare(posterior: AbstractPosterior, data: np.ndarray, *, key: Key, batch_s
     return Arena(posterior, features, shift, scale, contrast)
 
 
-def fresh_critic(arena: Arena, key: Key) -> ResidualCritic:
-    """An untrained critic, T = 0."""
+def fresh_critic(arena: Arena, key: Key, *, quadratic: bool = True) -> ResidualCritic:
+    """An untrained critic, T = 0.
+
+    Its first layer sees features that are divided by the root of their number f, by weights that
+    are multiplied by it. A step of Adam moves all weights of a layer by about the rate, and so what
+    f features of size one add to T by f times as much: with 300 of them critics learnt nothing but
+    to follow that. So scaled they are the same at first, and move √f times less.
+
+    Args:
+        arena: Where it is to be trained.
+        key: PRNG key.
+        quadratic: Whether its blocks see quadratic forms of z; see :class:`ResidualCritic`.
+    """
     feature_size, latent_dim = arena.features.shape[1], arena.contrast.loc.shape[1]
-    sizes = {"width": WIDTH, "depth": DEPTH, "quadratic": True}
-    return ResidualCritic(feature_size, latent_dim, **sizes, key=key)
+    critic = ResidualCritic(
+        feature_size, latent_dim, width=WIDTH, depth=DEPTH, quadratic=quadratic, key=key
+    )
+    weight = math.sqrt(feature_size) * critic.datum.weight
+    return eqx.tree_at(lambda critic: critic.datum.weight, critic, weight)
 
 
 @eqx.filter_jit
