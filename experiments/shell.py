@@ -46,7 +46,7 @@ class Config:
         seeds: Critics of each sort.
     """
 
-    features: tuple[int, ...] = (0, 30, 300)
+    features: tuple[int, ...] = (300, 30, 0)
     steps: tuple[int, ...] = (300, 1000, 4000)
     seeds: tuple[int, ...] = (0, 1, 2)
 

@@ -71,7 +71,7 @@ LONG = "\n## Large data\n"
 
 
 @pytest.mark.parametrize("document", ["README.md", "docs/extending.md", "docs/inference.md"])
-def test_examples_run(document, cheap, capsys):
+def test_examples_run(document, cheap):
     short, *_ = (ROOT / document).read_text().split(LONG)
     examples = EXAMPLE.findall(short)
     assert examples
