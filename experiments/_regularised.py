@@ -1,4 +1,6 @@
-"""Critics as generative adversarial networks steady them, and one with another way to see x."""
+"""Critics as generative adversarial networks steady them, and two with another way to see x."""
+
+import math
 
 import equinox as eqx
 import jax
@@ -14,6 +16,18 @@ def _own_key(white: Latent) -> Key:
     """A key made of the bits of a draw: a critic is given none, and no draw comes twice."""
     bits = jax.lax.bitcast_convert_type(white, jnp.uint32)
     return jax.random.fold_in(jax.random.key(bits[0]), bits[-1])
+
+
+class DividedCritic(ResidualCritic):
+    """It sees features divided by the root of their number, as fresh critics do."""
+
+    def __init__(self, feature_size: int, latent_dim: int, **settings):
+        super().__init__(feature_size, latent_dim, **settings)
+        weight = math.sqrt(feature_size) * self.datum.weight
+        self.datum = eqx.tree_at(lambda layer: layer.weight, self.datum, weight)
+
+    def features(self, x: Datum, posterior_features: Features) -> Float[Array, " c"]:
+        return super().features(x, posterior_features / math.sqrt(posterior_features.size))
 
 
 class NoisyCritic(ResidualCritic):
