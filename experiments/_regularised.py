@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from avb._types import Datum, Features, Key, Latent, Scalar
 from avb.critics import AbstractCritic, ResidualCritic
+from avb.evaluation._fresh_training import for_divided_features
 from avb.objectives import AbstractObjective
 
 
@@ -23,8 +24,7 @@ class DividedCritic(ResidualCritic):
 
     def __init__(self, feature_size: int, latent_dim: int, **settings):
         super().__init__(feature_size, latent_dim, **settings)
-        weight = math.sqrt(feature_size) * self.datum.weight
-        self.datum = eqx.tree_at(lambda layer: layer.weight, self.datum, weight)
+        self.datum = for_divided_features(self).datum
 
     def features(self, x: Datum, posterior_features: Features) -> Float[Array, " c"]:
         return super().features(x, posterior_features / math.sqrt(posterior_features.size))

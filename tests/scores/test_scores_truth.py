@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from experiments._critics import draws, relative
 from experiments._linear_gaussian import known_mixture
+from experiments.shell import problem, score_error
 
 from avb import ConfigError, DataError
 from avb.densities import FullGaussian
 from avb.densities._full_mixture import FullMixture
-from avb.evaluation._fresh_training import Corner
+from avb.evaluation._fresh_training import Corner, prepare
 from avb.posteriors import SemiImplicitPosterior
 from avb.posteriors._mixture import MixturePosterior
 from avb.scores import ScoreCritic, fit_score, spectral_score, stein_score
@@ -148,3 +149,9 @@ def test_errors_of_the_estimators(semi_implicit, key):
     with pytest.raises(ConfigError) as error:
         spectral_score(jnp.zeros((9, 3)), jnp.zeros((1, 3)), kept=1.0)
     assert str(error.value) == "share of the eigenvalues: expected a number in (0, 1), got 1.0"
+
+
+def test_it_is_found_among_many_features(key):
+    posterior, data = problem(300)
+    arena = prepare(posterior, data, key=key, batch_size=64)
+    assert score_error(arena, divided=True, steps=1000, key=key) < 0.75

@@ -1,7 +1,7 @@
 """Training of critics on a posterior that stands still, over a contrast that does too."""
 
 import math
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import equinox as eqx
 import jax
@@ -19,6 +19,8 @@ from avb.objectives import WeightedLogistic
 from avb.posteriors import AbstractPosterior
 from avb.training._descend import descend
 
+NetworkOfFeatures = TypeVar("NetworkOfFeatures", bound=Any)
+
 MOMENT_BLOCK = 512
 MOMENT_ERROR = 0.02
 WIDTH = 128
@@ -34,9 +36,11 @@ class Arena(eqx.Module):
     Attributes:
         posterior: q(z|x).
         features: The posterior's features of each datum, shape ``(n, f)``.
-        shift: Mean of the features over the data; a feature vector of any size suits a critic
-            once it is standardised.
-        scale: Their standard deviation.
+        shift: Mean of the features over the data.
+        scale: Their standard deviation times the root of their number f: a network sees features
+            that are standardised and divided by √f. A step of Adam moves all weights of a layer by
+            about the rate, and so what f features of size one add to its output by f times as much:
+            of 300 of them critics learnt nothing but to follow that.
         contrast: r(z|x), the Gaussian with the moments of many draws, stacked over the data.
     """
 
@@ -70,9 +74,8 @@ class Corner(NamedTuple):
         return jax.vmap(self.contrast.sample)(jax.random.split(key, count))
 
     def values(self, critic: ResidualCritic, z: Float[Array, "s d"]) -> Float[Array, " s"]:
-        """T(x, z) of one critic, as :func:`fresh_critic` makes it, at several latent vectors."""
-        seen = self.seen / math.sqrt(self.seen.size)
-        features = critic.features(seen, seen)
+        """T(x, z) of one critic at several latent vectors."""
+        features = critic.features(self.seen, self.seen)
         return jax.vmap(lambda z: critic.evaluate(features, self.contrast.whiten(z)))(z)
 
 
@@ -115,18 +118,22 @@ def prepare(posterior: AbstractPosterior, data: np.ndarray, *, key: Key, batch_s
     )
     shift, scale = np.mean(features, axis=0), np.std(features, axis=0)
     # A feature that is the same for all data says nothing, and must not be blown up.
-    scale = np.where(scale > 1e-6, scale, 1.0)
+    scale = np.where(scale > 1e-6, scale, 1.0) * math.sqrt(features.shape[1])
     features, shift, scale, contrast = jax.tree.map(jnp.asarray, (features, shift, scale, contrast))
     return Arena(posterior, features, shift, scale, contrast)
 
 
+def for_divided_features(network: NetworkOfFeatures) -> NetworkOfFeatures:
+    """An untrained network whose layer ``datum`` does to features / √f what it did to features.
+
+    So it is the same at first, and what a step moves is √f times less.
+    """
+    weight = math.sqrt(network.datum.in_features) * network.datum.weight
+    return eqx.tree_at(lambda network: network.datum.weight, network, weight)
+
+
 def fresh_critic(arena: Arena, key: Key, *, quadratic: bool = True) -> ResidualCritic:
     """An untrained critic, T = 0.
-
-    Its first layer sees features that are divided by the root of their number f, by weights that
-    are multiplied by it. A step of Adam moves all weights of a layer by about the rate, and so what
-    f features of size one add to T by f times as much: with 300 of them critics learnt nothing but
-    to follow that. So scaled they are the same at first, and move √f times less.
 
     Args:
         arena: Where it is to be trained.
@@ -137,8 +144,7 @@ def fresh_critic(arena: Arena, key: Key, *, quadratic: bool = True) -> ResidualC
     critic = ResidualCritic(
         feature_size, latent_dim, width=WIDTH, depth=DEPTH, quadratic=quadratic, key=key
     )
-    weight = math.sqrt(feature_size) * critic.datum.weight
-    return eqx.tree_at(lambda critic: critic.datum.weight, critic, weight)
+    return for_divided_features(critic)
 
 
 @eqx.filter_jit

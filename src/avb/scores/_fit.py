@@ -13,7 +13,7 @@ from avb._check import expect_positive
 from avb._errors import ConfigError
 from avb._types import Key, Latent, Scalar
 from avb.evaluation._batched import check_data
-from avb.evaluation._fresh_training import Arena, Corner, prepare
+from avb.evaluation._fresh_training import Arena, Corner, for_divided_features, prepare
 from avb.posteriors import AbstractPosterior, SemiImplicitPosterior
 from avb.scores._critic import ScoreCritic
 from avb.training._descend import descend
@@ -70,6 +70,12 @@ class FittedScore(eqx.Module):
         """
         corner = self.arena.at(index)
         return jax.vmap(lambda z: self.critic.score(corner.seen, corner.contrast, z))(z)
+
+
+def untrained(arena: Arena, key: Key) -> ScoreCritic:
+    """A network that gives the score of the arena's Gaussians."""
+    feature_size, latent_dim = arena.features.shape[1], arena.contrast.loc.shape[1]
+    return for_divided_features(ScoreCritic(feature_size, latent_dim, width=WIDTH, key=key))
 
 
 @eqx.filter_jit
@@ -135,6 +141,6 @@ def fit_score(
     data = check_data(data, np.shape(data)[1:])
     key_moments, key_init, key_train = jax.random.split(key, 3)
     arena = prepare(posterior, data, key=key_moments, batch_size=batch_size)
-    critic = ScoreCritic(arena.features.shape[1], posterior.latent_dim, width=WIDTH, key=key_init)
+    critic = untrained(arena, key_init)
     pair = conditional_pair if isinstance(posterior, SemiImplicitPosterior) else smoothed_pair
     return FittedScore(arena, train_score(critic, arena, pair, key_train, steps))
