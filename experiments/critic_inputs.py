@@ -54,7 +54,7 @@ class Config:
 
     data_dir: Path = Path()
     four_points: bool = False
-    methods: tuple[str, ...] = ("avb_adaptive", "avb_self", "avb")
+    methods: tuple[str, ...] = ("avb_adaptive", "avb_self")
     epochs: int = 10
     seeds: int = 3
     num_data: int = 500

@@ -1,4 +1,4 @@
-"""What fresh critics find of a run, before and now; and critics that see what they do."""
+"""What fresh critics find of a run; critics that see what they do; how far its contrast is off."""
 
 import json
 
@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from experiments import critic_inputs, fresh_critics
+from experiments import contrast_points, critic_inputs, fresh_critics
 
 import avb
 from avb.critics import ResidualCritic
@@ -32,12 +32,9 @@ def test_both_kinds_of_fresh_critic_judge_one_run(run_dir, tmp_path, monkeypatch
     config = fresh_critics.Config(run_dir, num_data=48, steps=20)
     fresh_critics.main(config)
     found = json.loads(config.path.read_text())
-    method = avb.load_run(run_dir).method
-    own = float(
-        avb.critic_elbo(
-            method, avb.load_run(run_dir).held_out("validation")[:48], key=jax.random.key(2)
-        ).mean
-    )
+    run = avb.load_run(run_dir)
+    data = run.held_out("validation")[:48]
+    own = avb.critic_elbo(run.method, data, key=jax.random.key(2)).mean
     for one in found.values():
         assert len(one["bound"]) == 48
         assert 0.3 < one["accuracy"] < 0.7
@@ -64,3 +61,13 @@ def test_a_critic_that_sees_something_else_starts_as_the_same(inputs, key):
     slope = jax.grad(lambda critic: jnp.sum(critic.features(datum, features)))(new)
     size = jnp.linalg.norm(slope.datum.weight) / jnp.linalg.norm(features) / outputs**0.5
     assert float(size) == pytest.approx(40**-0.5 if "/ √f" in inputs else 1.0)
+
+
+def test_a_nearly_gaussian_posterior_needs_no_more_points(run_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(contrast_points, "RESULTS", tmp_path)
+    config = contrast_points.Config(run_dir)
+    contrast_points.main(config)
+    found = json.loads(config.path.read_text())["found"]
+    assert [one["points"] for one in found[::3]] == [32, 64, 128, 256]
+    # Of a posterior that is nearly Gaussian, no more than the noise of the moments themselves.
+    assert all(0.0 < one["mean"] < 0.05 for one in found)
