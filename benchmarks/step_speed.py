@@ -1,38 +1,44 @@
 """A training step against the matrix products of its own compiled program alone.
 
 The products are read from the optimised program, so duplicates that the compiler removed
-do not count; their operands are random matrices of the same shapes. Adam alone, on as many
-parameters, says how much of the rest no arrangement of the step could spare: it moves seven
-arrays of the parameters' size through memory. MLP 300-300, d = 8, batch 128, 784 binarised pixels.
+do not count; their operands are random matrices of the same shapes. A bare step, the gradient
+of the same loss on data that stay and plain gradient descent, says how much of the rest no
+arrangement of the step could spare: it has no Adam, clipping, averages, guard, sums or
+binarisation. MLP 300-300, d = 8, batch 128, 784 binarised pixels.
 
     python -m benchmarks.step_speed
-    python -m benchmarks.step_speed gaussian_vae sivi
+    python -m benchmarks.step_speed sivi avb_adaptive --one-core
 """
 
 import dataclasses
 import functools
 import math
+import os
 import re
-import sys
 from collections.abc import Callable
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
+import tyro
 from jax import lax
+from tyro.conf import Positional
 
 import avb
+from avb._compiling import optimised
 from avb._types import Key
 from avb.training import DeviceData, State, init, run, step
-from avb.training._state import copied, optimisers
+from avb.training._losses import total_loss
+from avb.training._state import copied
 from avb.training._step import Inputs
 from benchmarks._timing import interleaved, median_ratio, write_table
 
 STEPS = 100
 ROUNDS = 15
 DATA = 20_000
+RATE = 1e-4
 CONFIG = avb.FitConfig(epochs=1000)
 
 
@@ -119,21 +125,26 @@ def products_alone(found: list[tuple]) -> Callable[[], None]:
     return call
 
 
-def adam_alone(state: State) -> Callable[[], None]:
-    """A call that updates both players ``STEPS`` times, with their own values as gradients."""
-    optimiser, _ = optimisers(CONFIG, CONFIG.epochs)
-    parameters = eqx.filter(state.method, eqx.is_inexact_array)
+def bare_steps(state: State, data: DeviceData) -> Callable[[], None]:
+    """A call that takes ``STEPS`` steps of plain gradient descent on one batch."""
+    x = data.batch(jnp.arange(data.batch_size), jnp.zeros((), jnp.int32), jax.random.key(2))
+    arrays, static = eqx.partition(copied(state.method), eqx.is_inexact_array)
 
-    def update(_, carried):
-        parameters, moments = carried
-        updates, moments = optimiser.update(parameters, moments, parameters)
-        return optax.apply_updates(parameters, updates), moments
+    def descend(number, arrays):
+        key = jax.random.fold_in(jax.random.key(3), number)
 
-    @functools.partial(jax.jit, donate_argnums=0)
-    def many(carried):
-        return lax.fori_loop(0, STEPS, update, carried)
+        def loss(arrays):
+            return total_loss(eqx.combine(arrays, static), x, key, jnp.ones(()))[0]
 
-    holder = [copied((parameters, optimiser.init(parameters)))]
+        return jax.tree.map(
+            lambda value, slope: value - RATE * slope, arrays, jax.grad(loss)(arrays)
+        )
+
+    @functools.partial(jax.jit, donate_argnums=0, compiler_options=optimised(2))
+    def many(arrays):
+        return lax.fori_loop(0, STEPS, descend, arrays)
+
+    holder = [arrays]
 
     def call() -> None:
         holder[0] = jax.block_until_ready(many(holder[0]))
@@ -163,13 +174,42 @@ def steps_of(state: State, data: DeviceData) -> Callable[[], None]:
     return call
 
 
-def main() -> None:
+class Options(NamedTuple):
+    """What to time.
+
+    Attributes:
+        methods: Presets, beside the Gaussian VAE; all if none is named. `_iw5`: by the
+            importance-weighted bound of 5 draws, `_back1`: one of which goes back.
+        one_core: On one core alone (Linux), with its table in a file of its own.
+    """
+
+    methods: Positional[tuple[str, ...]] = ()
+    one_core: bool = False
+
+
+def stay_on_one_core() -> None:
+    """Keep this process on one core; before the first array, when XLA starts its threads."""
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    flags = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}"
+
+
+def named(methods: tuple[str, ...]) -> list[str]:
+    unknown = [name for name in methods if name not in METHODS]
+    if unknown:
+        raise SystemExit(f"methods: expected some of {', '.join(METHODS)}, got {unknown[0]}")
+    return list(dict.fromkeys(("gaussian_vae", *(methods or METHODS))))
+
+
+def main(options: Options) -> None:
+    names = named(options.methods)
+    if options.one_core:
+        stay_on_one_core()
     rng = np.random.default_rng(0)
     raw = (rng.random((DATA, 28, 28)) < 0.2).astype(np.uint8) * 255
     data = DeviceData(raw, "binarise", CONFIG.batch_size)
     architecture = avb.Architecture((28, 28), input_shift=0.13, input_scale=0.31)
     candidates, work = {}, {}
-    names = sys.argv[1:] or list(METHODS)
     for name in names:
         method = METHODS[name](architecture, key=jax.random.key(0))
         state = init(method, data, CONFIG, key=jax.random.key(1))
@@ -177,27 +217,28 @@ def main() -> None:
         work[name] = sum(flops(*product) for product in found)
         candidates[name] = steps_of(state, data)
         candidates[f"{name} products"] = products_alone(found)
-        candidates[f"{name} Adam"] = adam_alone(state)
+        candidates[f"{name} bare"] = bare_steps(state, data)
     times = interleaved(candidates, ROUNDS)
 
     lines = [
-        "| method | MFLOP a step | ms a step | step rate / rate of its products | and of Adam "
+        "| method | MFLOP a step | ms a step | step rate / rate of its products | bare step's "
         "| × Gaussian VAE |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     for name in names:
         share = median_ratio(times[f"{name} products"], times[name])
-        pairs = zip(times[f"{name} products"], times[f"{name} Adam"], strict=True)
-        with_adam = median_ratio([sum(pair) for pair in pairs], times[name])
+        bare_share = median_ratio(times[f"{name} products"], times[f"{name} bare"])
         slower = median_ratio(times[name], times["gaussian_vae"])
         milliseconds = 1e3 * float(np.median(times[name])) / STEPS
         megaflops = work[name] / 1e6
         lines.append(
-            f"| `{name}` | {megaflops:.0f} | {milliseconds:.2f} | {share:.2f} | {with_adam:.2f} "
+            f"| `{name}` | {megaflops:.0f} | {milliseconds:.2f} | {share:.2f} | {bare_share:.2f} "
             f"| {slower:.2f} |"
         )
-    write_table("step_speed", "\n".join(lines) + "\n")
+    write_table(
+        "step_speed_one_core" if options.one_core else "step_speed", "\n".join(lines) + "\n"
+    )
 
 
 if __name__ == "__main__":
-    main()
+    main(tyro.cli(Options, description=__doc__))

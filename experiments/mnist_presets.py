@@ -1,4 +1,4 @@
-"""Every preset on dynamically binarised MNIST, each number with its bounds.
+"""Every preset on dynamically binarised MNIST or Fashion-MNIST, each number with its bounds.
 
 The same networks, data and epochs for all. Runs are trained into folders below
 ``--runs-dir``; what exists is not done again, so the command can be interrupted:
@@ -6,6 +6,7 @@ The same networks, data and epochs for all. Runs are trained into folders below
     python -m experiments.mnist_presets --data-dir ../shared/data/mnist
     python -m experiments.mnist_presets --data-dir ../shared/data/mnist --latent-dim 32
     python -m experiments.mnist_presets --data-dir ../shared/data/mnist --network conv
+    python -m experiments.mnist_presets --data fashion-mnist --data-dir ../shared/data/fashion-mnist
 
 It prints, and writes beside the results, a table on the first test images: the ELBO
 (exact, between two bounds, or a critic's estimate with the verdict on it), log p(x) by
@@ -47,7 +48,8 @@ class Config:
     """Settings of the comparison.
 
     Attributes:
-        data_dir: Folder of the MNIST files.
+        data_dir: Folder of the files of the data.
+        data: Which of the two they are of.
         train_images: How many of the 60,000 to train on, the first; the others validate.
         copies: Distorted copies of each training image to train on besides; an epoch is over all.
         latent_dim: Number of latent dimensions.
@@ -81,6 +83,7 @@ class Config:
     """
 
     data_dir: Path
+    data: Literal["mnist", "fashion-mnist"] = "mnist"
     train_images: int = SPLIT_IMAGES
     copies: int = 0
     latent_dim: int = 8
@@ -118,7 +121,7 @@ class Config:
         sizes = "" if (self.width, self.depth) == (300, 2) else f"_n{self.width}x{self.depth}"
         channels = "-".join(map(str, self.channels))
         sizes += "" if self.channels == KEPT_CHANNELS else f"_c{channels}"
-        return f"mnist_presets_d{self.latent_dim}_e{self.epochs}_w{warmup:g}{network}{sizes}"
+        return f"{self.data}_presets_d{self.latent_dim}_e{self.epochs}_w{warmup:g}{network}{sizes}"
 
     @property
     def variation(self) -> str:
@@ -200,12 +203,12 @@ def resplit(dataset: Dataset, train_images: int) -> Dataset:
 
 
 def data_source(config: Config) -> dict[str, str]:
-    """MNIST's folder, or the file of another split or of copies, written where there is none."""
+    """The folder of the data, or the file of another split or of copies, written if missing."""
     if not config.other_images:
-        return {"data": "mnist", "data_dir": str(config.data_dir)}
-    path = config.runs_dir / f"mnist{config.other_images}.npz"
+        return {"data": config.data, "data_dir": str(config.data_dir)}
+    path = config.runs_dir / f"{config.data}{config.other_images}.npz"
     if not path.exists():
-        dataset = load_dataset("mnist", data_dir=config.data_dir)
+        dataset = load_dataset(config.data, data_dir=config.data_dir)
         write_with_copies(resplit(dataset, config.train_images), config.copies, path)
     return {"data": str(path)}
 
